@@ -1,0 +1,453 @@
+"""The nouns of the line: what every stage takes and returns. Imports no torch."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import tomllib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor, nn
+
+T = TypeVar("T")
+
+_PACKAGE = Path(__file__).parent
+HOME = _PACKAGE if (_PACKAGE / "datasets").is_dir() else _PACKAGE.parent
+"""Where `methods/` and `datasets/` lie: inside the package in a wheel, beside it in a checkout."""
+
+PLAIN = "plain"
+"""The name of the default training half: the timm backbone under cross-entropy."""
+
+STAGES: Mapping[str, int] = {"nets": 1, "train": 1, "explain": 1}
+"""The version of each of our own stages; it enters the id of what that stage makes."""
+
+
+class HeatproofError(Exception):
+    """Bad input, told in one line that names the cure."""
+
+
+def unknown(kind: str, name: object, known: Iterable[str]) -> HeatproofError:
+    """The error for a name that does not exist: the nearest known names, then all of them."""
+    names = sorted(known)
+    near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "known:"
+    return HeatproofError(f"unknown {kind} {name!r}; {hint} ({', '.join(names) or 'none'})")
+
+
+def canonical(value: object) -> str:
+    """`value` as JSON with one spelling: sorted keys, no spaces."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def digest(value: object) -> str:
+    """A 20-digit hexadecimal name for `value`: the head of the sha256 of its canonical JSON."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:20]
+
+
+def number_from(*parts: object) -> int:
+    """A seed in [0, 2^63) that depends on `parts` alone, the same on every machine."""
+    head = hashlib.sha256(canonical([str(part) for part in parts]).encode()).digest()[:8]
+    return int.from_bytes(head, "big") >> 1
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The content of a TOML file. Raises HeatproofError if it is missing or is no TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise HeatproofError(f"there is no file {path}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise HeatproofError(f"{path} is not valid TOML: {error}") from None
+
+
+def filled(cls: type[T], table: object, where: str) -> T:
+    """A dataclass from a table of a TOML file. An unknown or missing key or a wrong type raises."""
+    if not isinstance(table, Mapping):
+        raise HeatproofError(f"{where} must be a table, not {table!r}")
+    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
+    for key, value in table.items():
+        if key not in known:
+            raise unknown(f"key in {where}", key, known)
+        if not _fits(value, str(known[key].type)):
+            raise HeatproofError(
+                f"{where}: {key} must be of type {known[key].type}, not {value!r}")
+    try:
+        return cls(**table)
+    except TypeError as error:
+        raise HeatproofError(f"{where}: {str(error).partition('() ')[2] or error}") from None
+
+
+def _fits(value: object, kind: str) -> bool:
+    simple: dict[str, tuple[type, ...]] = {
+        "str": (str,), "bool": (bool,), "int": (int,), "float": (int, float)}
+    if kind in simple:
+        return isinstance(value, simple[kind]) and (kind == "bool" or not isinstance(value, bool))
+    if kind.startswith("Mapping"):
+        return isinstance(value, Mapping)
+    if kind.startswith("tuple"):
+        return isinstance(value, list | tuple)
+    return True
+
+
+@dataclass(frozen=True)
+class Card:
+    """What is known of one data set; read from `datasets/NAME.toml`.
+
+    `image` is (C, H, W); `mean` and `std` are a channel, in units of [0, 1]; `truth` is "pixels",
+    "boxes" or "none"; `group` names what must not be torn between splits (patient, scan);
+    `options` is read by the source alone; `sha256` maps a file's name to its checksum.
+    A `revision` that nobody read from the publisher stays empty.
+    """
+
+    name: str
+    title: str
+    source: str
+    classes: tuple[str, ...]
+    image: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    splits: Mapping[str, Any]
+    truth: Literal["pixels", "boxes", "none"] = "none"
+    path: str = ""
+    revision: str = ""
+    group: str = ""
+    task: str = ""
+    licence: str = ""
+    redistributable: bool = False
+    citation: str = ""
+    homepage: str = ""
+    layout: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    sha256: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("classes", "image", "mean", "std"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if len(self.image) != 3:
+            raise HeatproofError(f"card {self.name}: image must be [C, H, W], not {self.image}")
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) != self.image[0]:
+                raise HeatproofError(
+                    f"card {self.name}: {name} needs {self.image[0]} values, one a channel")
+        if self.truth not in ("pixels", "boxes", "none"):
+            raise unknown(f"truth in card {self.name}", self.truth, ("pixels", "boxes", "none"))
+        if missing := {"train", "test"} - set(self.splits):
+            raise HeatproofError(f"card {self.name}: splits lacks {', '.join(sorted(missing))}")
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The card in a TOML file. Raises HeatproofError for an unknown key or a missing one."""
+        card = filled(cls, read_toml(path), f"card {path.name}")
+        if card.name != path.stem:
+            raise HeatproofError(f"card {path.name} calls itself {card.name!r}; name both alike")
+        return card
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of all that decides images, labels and masks; a new citation changes nothing."""
+        prose = ("title", "task", "licence", "redistributable", "citation", "homepage", "layout")
+        return digest({k: v for k, v in asdict(self).items() if k not in prose})
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some samples, in order.
+
+    x: (N, C, H, W) float32, normalised by the card's mean and std. y: (N,) int64.
+    key: N strings, stable when a folder gains a file and the same for every method.
+    seed: (N,) int64, one a sample; the only source of randomness in explaining and scoring.
+    group: N strings (patient, scan; empty where none).
+    mask: (N, H, W) uint8 or None; 0 background, 1.. parts, 255 ignore.
+    """
+
+    x: Tensor
+    y: Tensor
+    key: tuple[str, ...]
+    seed: Tensor
+    group: tuple[str, ...]
+    mask: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.key)
+
+    def to(self, device: str | object) -> Batch:
+        """The same samples with x, y and mask on `device`; seeds stay on the CPU."""
+        mask = None if self.mask is None else self.mask.to(device)  # type: ignore[call-overload]
+        return replace(self, x=self.x.to(device), y=self.y.to(device), mask=mask)  # type: ignore[call-overload]
+
+    def __getitem__(self, index: slice | list[int]) -> Batch:
+        chosen = range(len(self))[index] if isinstance(index, slice) else index
+        return Batch(
+            x=self.x[index], y=self.y[index], key=tuple(self.key[i] for i in chosen),
+            seed=self.seed[index], group=tuple(self.group[i] for i in chosen),
+            mask=None if self.mask is None else self.mask[index])
+
+
+class Method(ABC):
+    """A classifier and the way it explains itself.
+
+    The training half (`network`, `loss`, `prepare`, `base`, with `train_params`) shapes the
+    weights; a post-hoc explainer leaves it alone. The explaining half (`supports`, `explain`, with
+    `explain_params`) reads them. Both tables of parameters hold the defaults on the class and the
+    suite's values on the instance. `signed` and `additivity` may depend on the parameters: set
+    them in `__init__` then.
+    """
+
+    name: ClassVar[str] = ""
+    title: ClassVar[str] = ""
+    family: ClassVar[str] = ""
+    """"inherent", "cam", "gradient", "perturbation" or "control"."""
+    paper: ClassVar[str] = ""
+    version: ClassVar[str] = ""
+    """Raise it when the maps or the training change. Empty: a hash of the module's source."""
+    signed: bool = True
+    additivity: str = "none"
+    """How the map adds up to the output: "mean" (of the map is the logit), "sum" or "none"."""
+    needs_grad: ClassVar[bool] = False
+    needs_mask: ClassVar[bool] = False
+    base: ClassVar[str | None] = None
+    """Post-fitting: the trainer whose checkpoint this one starts from."""
+    train_params: Mapping[str, Any] = {}
+    explain_params: Mapping[str, Any] = {}
+
+    def __init__(
+        self, card: Card, backbone: Callable[[], nn.Module], *,
+        train: Mapping[str, Any] | None = None, explain: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.card = card
+        self.backbone = backbone
+        """Makes the suite's timm classifier, with the same first weights at every call."""
+        self.train_params = _merged(self, "train", type(self).train_params, train)
+        self.explain_params = _merged(self, "explain", type(self).explain_params, explain)
+
+    @classmethod
+    def trains(cls) -> bool:
+        """Whether it has a training half of its own; if not, it reads the plain classifier."""
+        return any(
+            getattr(cls, part) is not getattr(Method, part)
+            for part in ("network", "loss", "prepare", "base"))
+
+    def network(self) -> nn.Module:
+        """Images (N, C, H, W) in, logits (N, classes) out. By default the plain timm backbone."""
+        return self.backbone()
+
+    def loss(self, net: nn.Module, batch: Batch) -> Tensor:
+        """The training loss, a scalar. By default the cross-entropy, averaged over the batch."""
+        logits = net(batch.x)
+        # The cross-entropy in tensor methods alone, since this module imports no torch.
+        return (logits.logsumexp(1) - logits.gather(1, batch.y[:, None])[:, 0]).mean()  # type: ignore[no-any-return]
+
+    def prepare(self, net: nn.Module, batches: Iterable[Batch]) -> None:  # noqa: B027
+        """One pass over the training images before training (prototypes, class weights)."""
+
+    def supports(self, net: nn.Module) -> str | None:  # noqa: ARG002
+        """None, or the reason why this explainer cannot serve this network."""
+        return None
+
+    @abstractmethod
+    def explain(self, net: nn.Module, batch: Batch, target: Tensor) -> Tensor:
+        """Maps (N, h, w) at native resolution, raw and signed; larger is more evidence.
+
+        `target` is (N,) int64, the class to explain. `batch.mask` is None unless `needs_mask`.
+        """
+
+
+def _merged(
+    method: Method, half: str, defaults: Mapping[str, Any], given: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    for key in given or {}:
+        if key not in defaults:
+            raise unknown(f"{half} parameter of method {method.name!r}", key, defaults)
+    return {**defaults, **(given or {})}
+
+
+class Plain(Method):
+    """The default training half alone: the timm backbone under cross-entropy."""
+
+    name = PLAIN
+    title = "Plain classifier"
+    version = "1"
+
+    def explain(self, net: nn.Module, batch: Batch, target: Tensor) -> Tensor:
+        """Never asked for: the plain classifier is a trainer, not a contestant."""
+        raise HeatproofError("'plain' trains and does not explain; name an explainer")
+
+
+@dataclass(frozen=True)
+class Explained:
+    """All that a metric may see: one network, its evaluation batch, and one method's maps.
+
+    logits: (N, classes) of the clean images; target: (N,) the class that was explained;
+    maps: (N, h, w) native. `explain` maps other images, targets or networks in the same way:
+    `explain(net=None, x=None, target=None) -> (N, h, w)`, with the batch's own seeds and masks.
+    """
+
+    network: nn.Module
+    batch: Batch
+    logits: Tensor
+    target: Tensor
+    maps: Tensor
+    explain: Callable[..., Tensor]
+    classes: int
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One metric's answer: a float64 a sample, NaN with a reason where there is none.
+
+    value: (N,); reason: N strings or None; curve: (N, K) or None, what the value was reduced from.
+    """
+
+    value: np.ndarray[Any, np.dtype[np.float64]]
+    reason: tuple[str | None, ...]
+    curve: np.ndarray[Any, np.dtype[np.float64]] | None = None
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One measure, with our own direction, proven by a known-answer test.
+
+    family: "faithfulness", "localisation", "randomisation", "complexity", "robustness" or
+    "classifier". better: "higher" or "lower". needs: of "mask", "explain", "randomise".
+    `score(explained, **params)` returns Scores. A change of what it measures raises `version`.
+    """
+
+    name: str
+    title: str
+    family: str
+    better: Literal["higher", "lower"]
+    score: Callable[..., Scores] = field(repr=False, compare=False)
+    needs: tuple[str, ...] = ()
+    params: Mapping[str, Any] = field(default_factory=dict)
+    version: str = "1"
+    paper: str = ""
+    about: str = ""
+    track: str = "proven"
+
+    def facts(self) -> dict[str, Any]:
+        """What a reader of results must know of it, ready for JSON."""
+        return {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name != "score"}
+
+    def with_params(self, given: Mapping[str, Any]) -> Metric:
+        """The same metric with some parameters set. Raises for a parameter that it has not."""
+        for key in given:
+            if key not in self.params:
+                raise unknown(f"parameter of metric {self.name!r}", key, self.params)
+        return replace(self, params={**self.params, **given})
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, tuple | list) else value
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A timm model by name.
+
+    stem: "stock", or "small" for a ResNet whose first convolution is 3×3 with stride 1 and no
+    pooling (small images keep a usable map). options: passed to `timm.create_model`.
+    pretrained: timm's own argument.
+    """
+
+    name: str
+    pretrained: bool = False
+    stem: Literal["stock", "small"] = "stock"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a classifier is trained.
+
+    lr is the peak learning rate; schedule "cosine" (to zero, a step at a time, after `warmup`
+    epochs that rise linearly) or "constant". samples: how many training images, chosen by the
+    seeded order of their keys; 0 is all. shift: largest random translation, in pixels.
+    flip: random horizontal flips.
+    """
+
+    epochs: int
+    batch_size: int = 64
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup: float = 0.0
+    samples: int = 0
+    shift: int = 0
+    flip: bool = False
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """An explainer on a trainer's network, each with its parameters and version."""
+
+    name: str
+    explainer: str
+    trainer: str
+    explainer_version: str
+    trainer_version: str
+    explain: Mapping[str, Any] = field(default_factory=dict)
+    train: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One run, frozen before anything runs. The metrics are not part of it."""
+
+    suite: str
+    protocol: str
+    dataset: str
+    data: str
+    """The card's fingerprint with the version of its source."""
+    contestant: Contestant
+    backbone: Backbone
+    recipe: Recipe
+    seed: int
+    samples: int
+    """How many test images are explained and scored; 0 is all."""
+    target: Literal["label", "predicted"] = "label"
+    media: int = 0
+    """How many of them are shown in the gallery."""
+    fold: int = 0
+
+    @property
+    def model_id(self) -> str:
+        """The name of the trained network: equal for all contestants that share it."""
+        return digest({
+            "data": self.data, "fold": self.fold, "trainer": self.contestant.trainer,
+            "version": self.contestant.trainer_version, "params": dict(self.contestant.train),
+            "backbone": asdict(self.backbone), "recipe": asdict(self.recipe), "seed": self.seed,
+            "stages": [STAGES["nets"], STAGES["train"]]})
+
+    @property
+    def maps_id(self) -> str:
+        """The name of the maps: the network, the explainer, and the images that are explained."""
+        return digest({
+            "model": self.model_id, "explainer": self.contestant.explainer,
+            "version": self.contestant.explainer_version, "params": dict(self.contestant.explain),
+            "samples": self.samples, "target": self.target, "stage": STAGES["explain"]})
+
+    @property
+    def id(self) -> str:
+        """The name of the run."""
+        return digest({"maps": self.maps_id, "protocol": self.protocol, "media": self.media})
+
+    @property
+    def cell(self) -> str:
+        """What a person calls the run."""
+        return f"{self.dataset}/{self.contestant.name}/seed {self.seed}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The spec and its three ids, ready for JSON."""
+        return {**asdict(self), "id": self.id, "model_id": self.model_id, "maps_id": self.maps_id}
