@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from torch import Tensor, nn
 
 T = TypeVar("T")
@@ -177,10 +178,10 @@ class Batch:
     def __len__(self) -> int:
         return len(self.key)
 
-    def to(self, device: str | object) -> Batch:
+    def to(self, device: str | torch.device) -> Batch:
         """The same samples with x, y and mask on `device`; seeds stay on the CPU."""
-        mask = None if self.mask is None else self.mask.to(device)  # type: ignore[call-overload]
-        return replace(self, x=self.x.to(device), y=self.y.to(device), mask=mask)  # type: ignore[call-overload]
+        mask = None if self.mask is None else self.mask.to(device)
+        return replace(self, x=self.x.to(device), y=self.y.to(device), mask=mask)
 
     def __getitem__(self, index: slice | list[int]) -> Batch:
         chosen = range(len(self))[index] if isinstance(index, slice) else index
@@ -247,7 +248,7 @@ class Method(ABC):
     def prepare(self, net: nn.Module, batches: Iterable[Batch]) -> None:  # noqa: B027
         """One pass over the training images before training (prototypes, class weights)."""
 
-    def supports(self, net: nn.Module) -> str | None:  # noqa: ARG002
+    def supports(self, net: nn.Module) -> str | None:
         """None, or the reason why this explainer cannot serve this network."""
         return None
 
@@ -354,14 +355,14 @@ def _plain(value: object) -> object:
 class Backbone:
     """A timm model by name.
 
-    stem: "stock", or "small" for a ResNet whose first convolution is 3×3 with stride 1 and no
-    pooling (small images keep a usable map). options: passed to `timm.create_model`.
-    pretrained: timm's own argument.
+    stem: "stock"; or, for a ResNet on small images, a first convolution of stride 1 ("small") or 2
+    ("half") and no pooling after it. options: passed to `timm.create_model`. pretrained: timm's
+    own argument.
     """
 
     name: str
     pretrained: bool = False
-    stem: Literal["stock", "small"] = "stock"
+    stem: Literal["stock", "small", "half"] = "stock"
     options: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -131,10 +131,11 @@ def load(files: Sequence[str | Path] = ()) -> None:
     An installed plugin that fails is kept in `failures`. A file that fails, and a name that is
     taken twice, raise HeatproofError.
     """
-    for point in sorted(entry_points(group=GROUP), key=lambda p: (p.value != "bench.data", p.name)):
-        _once(f"{point.name} = {point.value}", lambda point=point: _walk(point))  # type: ignore[misc]
-    if not methods and not failures:
+    points = sorted(entry_points(group=GROUP), key=lambda point: point.name)
+    if not points:
         raise HeatproofError("no plugin is installed; install Heatproof: pip install -e .")
+    for point in points:
+        _once(f"{point.name} = {point.value}", lambda point=point: _walk(point))  # type: ignore[misc]
     for file in files:
         path = Path(file).resolve()
         if not path.is_file():

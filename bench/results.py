@@ -240,7 +240,7 @@ def read_media(run: Path) -> tuple[dict[str, np.ndarray[Any, Any]], Any] | None:
 
 
 def _frame(path: Path) -> pd.DataFrame:
-    return pq.read_table(_opened(path)).to_pandas()  # type: ignore[no-any-return]
+    return pq.read_table(_opened(path)).to_pandas()
 
 
 def _opened(path: Path) -> Path:

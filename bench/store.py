@@ -71,7 +71,7 @@ def read_json(path: Path) -> Any:
 
 def write_arrays(path: Path, arrays: Arrays, facts: object = None) -> None:
     """Puts arrays, and facts as JSON, at `path` as safetensors: the same input, the same bytes."""
-    whole = {name: np.ascontiguousarray(array) for name, array in sorted(arrays.items())}
+    whole = {name: np.asarray(array, order="C") for name, array in sorted(arrays.items())}
     write_bytes(path, save(whole, metadata={"facts": canonical(facts)}))
 
 

@@ -1,0 +1,396 @@
+"""Scores to a board: estimates with intervals, ranks, verdicts, effects, and what is missing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import pandas as pd
+
+from bench import stats
+from bench.core import PLAIN
+from bench.results import Results
+
+CLASSIFIER = "classifier"
+"""The family of metrics that measure the network; its ranks are the networks', without verdict."""
+
+BEATS, UNSURE, WORSE, NONE = (
+    "beats every control", "not told apart from", "worse than", "no control to compare with")
+
+COLUMNS = {
+    "estimates": ("dataset", "contestant", "metric", "family", "track", "better", "mean", "low",
+                  "high", "n_images", "n_seeds", "n_nan", "rank", "rank_low", "rank_high",
+                  "complete"),
+    "families": ("dataset", "track", "family", "contestant", "mean_rank", "rank", "rank_low",
+                 "rank_high", "n_metrics"),
+    "differences": ("dataset", "metric", "contestant", "control", "mean", "low", "high", "reads"),
+    "verdicts": ("dataset", "track", "family", "contestant", "verdict", "against", "metric",
+                 "detail"),
+    "effects": ("dataset", "metric", "effect", "inherent", "post_hoc", "minuend", "subtrahend",
+                "mean", "low", "high", "reads"),
+    "missing": ("dataset", "contestant", "seed", "metric", "kind", "reason"),
+    "nans": ("dataset", "contestant", "metric", "reason", "n"),
+}
+"""The columns of each frame of a Board."""
+
+Frame: TypeAlias = pd.DataFrame
+Facts: TypeAlias = dict[str, dict[str, Any]]
+"""Of each contestant, by name."""
+
+
+@dataclass(frozen=True)
+class Board:
+    """What the page prints; its frames have the columns of COLUMNS.
+
+    estimates: a row for each contestant, metric and data set, also those without a number.
+    `low` and `high` are 95 % intervals; `rank` is NaN for what is not ranked (ceilings, what is
+    incomplete, means that do not exist). families: the mean of the ranks in a family's metrics,
+    ranked in turn. differences: each contestant minus each control, paired. verdicts: for each
+    contestant, family and data set. effects: "model" (X@T − X) and "explanation" (T − X@T).
+    `reads` is "better", "worse" or "not told apart", with the metric's direction in mind.
+    missing: `kind` is "skipped", "unsupported" or "not run"; a seed or metric of None means all.
+    contestants: facts by name, in the plan's order. resampled: data set -> the levels of its
+    bootstrap.
+    """
+
+    suite: str
+    title: str
+    protocol: str
+    metrics: tuple[dict[str, Any], ...]
+    contestants: Facts
+    estimates: Frame
+    families: Frame
+    differences: Frame
+    verdicts: Frame
+    effects: Frame
+    missing: Frame
+    nans: Frame
+    resampled: dict[str, tuple[str, ...]]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """One data set: metric -> value (C, S, N), NaN where there is none, and its draws."""
+
+    dataset: str
+    names: list[str]
+    value: dict[str, stats.Array]
+    scored: dict[str, np.ndarray[Any, np.dtype[np.bool_]]]
+    drawn: stats.Draws
+
+    def row(self, metric: str, name: str) -> stats.Array:
+        row: stats.Array = self.value[metric][self.names.index(name)]
+        return row
+
+    def difference(self, metric: str, first: str, second: str) -> tuple[float, float, float]:
+        """Mean, low and high of first − second, on the samples that both have."""
+        gap = self.row(metric, first) - self.row(metric, second)
+        low, high = stats.interval(stats.means(gap, self.drawn))
+        return float(stats.means(gap)), float(low), float(high)
+
+
+def rank(results: Results) -> Board:
+    """The board of a suite's results: a pure function of them, to the last digit."""
+    plan = results.plan
+    contestants, missing = _contestants(results), _missing(results)
+    frames: dict[str, list[dict[str, Any]]] = {name: [] for name in COLUMNS}
+    resampled: dict[str, tuple[str, ...]] = {}
+    notes = [f"Left out, because the plan no longer names it: {path.relative_to(results.folder)}."
+             for path in results.stale]
+    for dataset in dict.fromkeys(run["dataset"] for run in plan["runs"]):
+        panel = _panel(results, dataset)
+        skipped = {gap["metric"] for gap in plan["skipped"]
+                   if gap["dataset"] in (dataset, None) and gap["contestant"] is None}
+        metrics = [metric for metric in plan["metrics"] if metric["name"] not in skipped]
+        planned = _planned(results, dataset)
+        gaps = missing[(missing["dataset"] == dataset) & (
+            (missing["kind"] != "skipped") | missing["metric"].isna())]
+        whole = [name for name in planned
+                 if name in panel.names and name not in set(gaps["contestant"])]
+        ranked = [name for name in whole if not contestants[name]["ceiling"]]
+        resampled[dataset] = panel.drawn.resampled
+        rows, drawn_ranks = _estimates(panel, metrics, planned, whole, ranked, contestants)
+        frames["estimates"] += rows
+        frames["families"] += _families(
+            dataset, metrics, drawn_ranks,
+            {(row["metric"], row["contestant"]): row["rank"] for row in rows}, ranked, contestants)
+        controls = [name for name in ranked if contestants[name]["control"]]
+        frames["differences"] += (
+            differences := _differences(panel, metrics, ranked, controls))
+        frames["verdicts"] += _verdicts(
+            dataset, metrics, [name for name in ranked if name not in controls], len(controls),
+            differences)
+        frames["effects"] += _effects(panel, metrics, ranked, contestants)
+        notes += _remarks(dataset, planned, whole, contestants, panel)
+    frames["nans"] = _nans(results)
+    tables = {name: Frame(rows, columns=list(COLUMNS[name])) for name, rows in frames.items()}
+    return Board(
+        suite=plan["suite"], title=plan["title"], protocol=str(plan["protocol"]),
+        metrics=tuple(plan["metrics"]), contestants=contestants, resampled=resampled,
+        notes=tuple(notes), **{**tables, "missing": missing})
+
+
+def _planned(results: Results, dataset: str) -> list[str]:
+    runs = [run["contestant"] for run in results.plan["runs"] if run["dataset"] == dataset]
+    skipped = [gap["contestant"] for gap in results.plan["skipped"]
+               if gap["dataset"] in (dataset, None) and gap["contestant"]]
+    return list(dict.fromkeys([*runs, *skipped]))
+
+
+def _contestants(results: Results) -> Facts:
+    """Facts by name; what has never run has only the facts that its name gives."""
+    plan = results.plan
+    found = {row["contestant"]: row["info"]["contestant"]
+             for row in results.runs.iloc[::-1].to_dict("records")}
+    names = dict.fromkeys([*(run["contestant"] for run in plan["runs"]),
+                           *(gap["contestant"] for gap in plan["skipped"] if gap["contestant"])])
+    facts = {}
+    for name in names:
+        explainer, _, trainer = name.partition("@")
+        bare = {"name": name, "title": name, "family": "", "paper": "", "signed": True,
+                "additivity": "none", "control": False, "ceiling": False, "explainer": explainer,
+                "trainer": trainer or PLAIN, "trainer_title": trainer or PLAIN}
+        facts[name] = {**bare, **found.get(name, {})}
+    return facts
+
+
+def _missing(results: Results) -> Frame:
+    """What was planned and has no result, with the reason."""
+    plan, rows = results.plan, []
+    for gap in plan["skipped"]:
+        rows.append((gap["dataset"], gap["contestant"], None, gap["metric"], "skipped",
+                     gap["reason"]))
+    excused = {(gap["dataset"], gap["contestant"], gap["metric"]) for gap in plan["skipped"]}
+    found = dict(zip(results.runs["run"], results.runs["info"], strict=True))
+    pairs = results.scores[["run", "metric"]].drop_duplicates()
+    scored = set(zip(pairs["run"], pairs["metric"], strict=True))
+    for run in plan["runs"]:
+        place = (run["dataset"], run["contestant"], run["seed"])
+        if (info := found.get(run["id"])) is None:
+            rows.append((*place, None, "not run", "not run yet"))
+        elif info["unsupported"]:
+            rows.append((*place, None, "unsupported", info["unsupported"]))
+        else:
+            for metric in (metric["name"] for metric in plan["metrics"]):
+                reasons = {(d, c, metric) for d in (run["dataset"], None)
+                           for c in (run["contestant"], None)}
+                if (run["id"], metric) not in scored and not reasons & excused:
+                    rows.append((*place, metric, "not run", "not scored yet"))
+    return Frame(rows, columns=list(COLUMNS["missing"]), dtype=object)
+
+
+def _panel(results: Results, dataset: str) -> _Panel:
+    frame = results.scores[results.scores["dataset"] == dataset]
+    fold = dict(zip(results.runs["run"], results.runs["fold"], strict=True))
+    training = [(seed, fold[run]) for seed, run in zip(frame["seed"], frame["run"], strict=True)]
+    names, trainings, keys = (
+        {item: i for i, item in enumerate(sorted(set(column)))}
+        for column in (frame["contestant"], training, frame["key"]))
+    shape = (max(len(names), 1), max(len(trainings), 1), max(len(keys), 1))
+    index = (np.array([names[name] for name in frame["contestant"]], np.intp),
+             np.array([trainings[pair] for pair in training], np.intp),
+             np.array([keys[key] for key in frame["key"]], np.intp))
+    value = frame["value"].to_numpy(np.float64)
+    measured = frame["metric"].to_numpy()
+    values, scored = {}, {}
+    for metric in (metric["name"] for metric in results.plan["metrics"]):
+        here = measured == metric
+        at, finite = tuple(i[here] for i in index), np.isfinite(value[here])
+        # A metric that draws has several values a sample: their mean is the sample's.
+        total, count, seen = np.zeros(shape), np.zeros(shape), np.zeros(shape, bool)
+        np.add.at(total, at, np.where(finite, value[here], 0.0))
+        np.add.at(count, at, finite.astype(np.float64))
+        seen[at] = True
+        values[metric] = np.divide(total, count, out=np.full(shape, np.nan), where=count > 0)
+        scored[metric] = seen
+    samples = results.samples[results.samples["dataset"] == dataset]
+    group = dict(zip(samples["key"], samples["group"], strict=True))
+    # Images of one patient are no independent evidence: the patient is drawn whole.
+    units = [group.get(key) or key for key in keys] or [""]
+    drawn = stats.draws(shape[1], units, results.plan["suite"], dataset)
+    return _Panel(dataset, list(names), values, scored, drawn)
+
+
+def _estimates(
+    panel: _Panel, metrics: list[dict[str, Any]], planned: list[str], whole: list[str],
+    ranked: list[str], contestants: Facts,
+) -> tuple[list[dict[str, Any]], dict[str, Frame]]:
+    """The rows of a data set, and for each metric the ranks a draw (D rows, contestants)."""
+    rows, drawn_ranks = [], {}
+    for metric in metrics:
+        name = metric["name"]
+        values, seen = panel.value[name], panel.scored[name]
+        point, drawn = stats.means(values), stats.means(values, panel.drawn)
+        low, high = stats.interval(drawn)
+        placed = [c for c in ranked if np.isfinite(point[panel.names.index(c)])]
+        at = [panel.names.index(c) for c in placed]
+        same = [contestants[c]["trainer"] for c in placed]
+        owner = same if metric["family"] == CLASSIFIER else None
+        first = stats.ranks(point[at], metric["better"], owner)
+        each = stats.ranks(drawn[:, at], metric["better"], owner)
+        rank_low, rank_high = stats.interval(each, attained=True)
+        drawn_ranks[name] = Frame(each, columns=placed)
+        for contestant in planned:
+            row = {"dataset": panel.dataset, "contestant": contestant, "metric": name,
+                   "family": metric["family"], "track": metric["track"],
+                   "better": metric["better"], "mean": np.nan, "low": np.nan, "high": np.nan,
+                   "n_images": 0, "n_seeds": 0, "n_nan": 0, "rank": np.nan, "rank_low": np.nan,
+                   "rank_high": np.nan, "complete": contestant in whole}
+            if contestant in panel.names:
+                i = panel.names.index(contestant)
+                finite = np.isfinite(values[i])
+                row |= {"mean": point[i], "low": low[i], "high": high[i],
+                        "n_images": int(finite.any(axis=0).sum()),
+                        "n_seeds": int(finite.any(axis=1).sum()),
+                        "n_nan": int((seen[i] & ~finite).sum())}
+            if contestant in placed:
+                i = placed.index(contestant)
+                row |= {"rank": first[i], "rank_low": rank_low[i], "rank_high": rank_high[i]}
+            rows.append(row)
+    return rows, drawn_ranks
+
+
+def _families(
+    dataset: str, metrics: list[dict[str, Any]], drawn_ranks: dict[str, Frame],
+    point: dict[tuple[str, str], float], ranked: list[str], contestants: Facts,
+) -> list[dict[str, Any]]:
+    """Only those that have a rank in all metrics of a family: an incomplete row is no mean."""
+    rows = []
+    for track, family in dict.fromkeys((m["track"], m["family"]) for m in metrics):
+        names = [m["name"] for m in metrics if (m["track"], m["family"]) == (track, family)]
+        placed = [c for c in ranked if all(c in drawn_ranks[name] for name in names)]
+        if not placed:
+            continue
+        same = [contestants[c]["trainer"] for c in placed] if family == CLASSIFIER else None
+        mean = np.mean([[point[name, c] for c in placed] for name in names], axis=0)
+        drawn = np.mean([drawn_ranks[name][placed].to_numpy() for name in names], axis=0)
+        low, high = stats.interval(stats.ranks(drawn, "lower", same), attained=True)
+        order = stats.ranks(mean, "lower", same)
+        for i, contestant in enumerate(placed):
+            rows.append({
+                "dataset": dataset, "track": track, "family": family, "contestant": contestant,
+                "mean_rank": mean[i], "rank": order[i], "rank_low": low[i], "rank_high": high[i],
+                "n_metrics": len(names)})
+    return rows
+
+
+def _reads(low: float, high: float, better: str) -> str:
+    if low <= 0 <= high:
+        return "not told apart"
+    return "better" if (low > 0) == (better == "higher") else "worse"
+
+
+def _differences(
+    panel: _Panel, metrics: list[dict[str, Any]], ranked: list[str], controls: list[str],
+) -> list[dict[str, Any]]:
+    rows = []
+    for metric in metrics:
+        if metric["family"] == CLASSIFIER:
+            continue
+        for contestant in ranked:
+            for control in controls:
+                mean, low, high = panel.difference(metric["name"], contestant, control)
+                if contestant != control and np.isfinite(mean):
+                    rows.append({
+                        "dataset": panel.dataset, "metric": metric["name"],
+                        "contestant": contestant, "control": control, "mean": mean, "low": low,
+                        "high": high, "reads": _reads(low, high, metric["better"])})
+    return rows
+
+
+def _verdicts(
+    dataset: str, metrics: list[dict[str, Any]], contestants: list[str], controls: int,
+    differences: list[dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """The worst that can be said against any control in any metric of the family.
+
+    To beat every control each interval must exclude 0, so the joint claim needs no correction for
+    their number (an intersection–union test: Berger, Technometrics 24(4), 1982).
+    """
+    rows = []
+    facts = {metric["name"]: metric for metric in metrics}
+    for track, family in dict.fromkeys((m["track"], m["family"]) for m in metrics):
+        size = sum((m["track"], m["family"]) == (track, family) for m in metrics)
+        for contestant in contestants if family != CLASSIFIER else ():
+            met = [d for d in differences if d["contestant"] == contestant and
+                   (facts[d["metric"]]["track"], facts[d["metric"]]["family"]) == (track, family)]
+            worst = min(met, key=lambda d: _margin(d, facts[d["metric"]]["better"]), default=None)
+            row = {"dataset": dataset, "track": track, "family": family, "contestant": contestant,
+                   "verdict": NONE, "against": None, "metric": None, "detail": NONE}
+            if worst is not None and worst["reads"] == "better":
+                row |= {"verdict": BEATS, "detail": "better in " + ", ".join(
+                    dict.fromkeys(facts[d["metric"]]["title"] for d in met))}
+            elif worst is not None:
+                word = WORSE if worst["reads"] == "worse" else UNSURE
+                row |= {
+                    "verdict": f"{word} {worst['control']}", "against": worst["control"],
+                    "metric": worst["metric"], "detail": "; ".join(
+                        f"{facts[d['metric']]['title']}: "
+                        f"{WORSE if d['reads'] == 'worse' else UNSURE} {d['control']}"
+                        for d in met if d["reads"] != "better")}
+            if 0 < len(met) < size * controls:
+                row["detail"] += "; not compared where either has no number"
+            rows.append(row)
+    return rows
+
+
+def _margin(difference: dict[str, Any], better: str) -> tuple[int, float]:
+    """How clearly the control is beaten: worse before unsure before better, then in widths."""
+    order = ("worse", "not told apart", "better").index(difference["reads"])
+    width = difference["high"] - difference["low"] or 1e-12
+    return order, (difference["mean"] if better == "higher" else -difference["mean"]) / width
+
+
+def _effects(
+    panel: _Panel, metrics: list[dict[str, Any]], ranked: list[str], contestants: Facts,
+) -> list[dict[str, Any]]:
+    """What training changed and what the explanation adds, wherever T, X@T and X are all there."""
+    owner = {(contestants[name]["explainer"], contestants[name]["trainer"]): name
+             for name in ranked if not contestants[name]["control"]}
+    rows = []
+    for (inherent, trainer), own in owner.items():
+        if trainer == PLAIN or not (
+                inherent == trainer or contestants[own]["family"] == "inherent"):
+            continue
+        for (explainer, home), other in owner.items():
+            plain = owner.get((explainer, PLAIN))
+            if home != trainer or other == own or plain is None:
+                continue
+            for effect, a, b in (("model", other, plain), ("explanation", own, other)):
+                for metric in metrics:
+                    if effect == "explanation" and metric["family"] == CLASSIFIER:
+                        continue  # one network: nothing to tell apart
+                    mean, low, high = panel.difference(metric["name"], a, b)
+                    if np.isfinite(mean):
+                        rows.append({
+                            "dataset": panel.dataset, "metric": metric["name"], "effect": effect,
+                            "inherent": own, "post_hoc": explainer, "minuend": a, "subtrahend": b,
+                            "mean": mean, "low": low, "high": high,
+                            "reads": _reads(low, high, metric["better"])})
+    return rows
+
+
+def _nans(results: Results) -> list[dict[str, Any]]:
+    bad = results.scores[results.scores["value"].isna()]
+    counts = bad.groupby(["dataset", "contestant", "metric", "reason"], dropna=False).size()
+    return [{str(key): value for key, value in row.items()}
+            for row in counts.reset_index(name="n").to_dict("records")]
+
+
+def _remarks(
+    dataset: str, planned: list[str], whole: list[str], contestants: Facts, panel: _Panel,
+) -> list[str]:
+    remarks = []
+    if "seeds" not in panel.drawn.resampled:
+        remarks.append(f"{dataset}: there is one seed, so its intervals hold for this training "
+                       "alone; only images are resampled.")
+    elif (n := panel.drawn.seeds.shape[1]) < 5:
+        remarks.append(f"{dataset}: {n} seeds are few, and intervals from few seeds are "
+                       "narrower than they should be.")
+    lost = [name for name in planned if contestants[name]["control"] and name not in whole]
+    if lost:
+        remarks.append(f"{dataset}: no verdict counts the control {', '.join(lost)}, which is "
+                       "incomplete.")
+    return remarks

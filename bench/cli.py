@@ -1,0 +1,263 @@
+"""The verbs. Each imports its stage inside itself, so that `heatproof --help` is instant."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from bench.core import HeatproofError
+
+if TYPE_CHECKING:
+    from bench.suite import Suite
+
+app = typer.Typer(
+    help="Explanation heatmaps, put to the proof.", no_args_is_help=True,
+    add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+out = Console(soft_wrap=True, highlight=False)
+err = Console(stderr=True, soft_wrap=True, highlight=False)
+_plugin_files: list[str] = []
+
+Out = Annotated[Path, typer.Option("--out", help="Folder of results.")]
+Plugin = Annotated[
+    list[str] | None, typer.Option("--plugin", help="A Python file that registers a plugin.")]
+
+
+@app.callback()
+def root(
+    plugin: Plugin = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,  # noqa: ARG001
+) -> None:
+    """Explanation heatmaps, put to the proof."""
+    _plugin_files.extend(plugin or [])
+
+
+def _load(extra: list[str] | None) -> list[str]:
+    from bench import plugins
+
+    files = [*_plugin_files, *(extra or [])]
+    plugins.load(files)
+    for name, error in plugins.failures.items():
+        err.print(f"[yellow]plugin {escape(name)} could not be loaded:[/] {escape(error)}")
+    return files
+
+
+@app.command("list")
+def list_(
+    what: Annotated[str, typer.Argument(help="methods, datasets, metrics or suites")] = "",
+    plugin: Plugin = None,
+) -> None:
+    """Lists what is there: methods, datasets, metrics, suites."""
+    from bench.core import unknown
+
+    kinds = ("methods", "datasets", "metrics", "suites")
+    if what and what not in kinds:
+        raise unknown("list", what, kinds)
+    _load(plugin)
+    for kind in [what] if what else kinds:
+        out.print(_table(kind))
+
+
+def _table(kind: str) -> object:
+    from rich.table import Table
+
+    from bench import data, plugins, suite
+
+    table = Table(title=kind, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    if kind == "methods":
+        heads = ("name", "title", "family", "trains", "signed", "source")
+        rows = [(n, m.title, m.family, "yes" if m.trains() else "", "yes" if m.signed else "",
+                 m.paper) for n, m in plugins.methods.items()]
+    elif kind == "datasets":
+        cards = [data.card(name) for name in data.cards()]
+        heads = ("name", "title", "classes", "image", "truth", "licence")
+        rows = [(c.name, c.title, str(len(c.classes)), "×".join(map(str, c.image)), c.truth,
+                 c.licence) for c in cards]
+    elif kind == "metrics":
+        heads = ("name", "title", "family", "better", "needs", "parameters")
+        rows = [(n, m.title, m.family, m.better, ", ".join(m.needs),
+                 ", ".join(f"{k}={v}" for k, v in m.params.items()))
+                for n, m in plugins.metrics.items()]
+    else:
+        from bench.core import read_toml
+        heads = ("name", "title", "", "", "", "data sets")
+        rows = [(n, str(t["title"]), "", "", "", ", ".join(t["dataset"]))
+                for n, t in ((n, read_toml(p)) for n, p in suite.suites().items())]
+    for head in heads:
+        table.add_column(head, overflow="fold")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table
+
+
+@app.command()
+def plan(
+    suite: str, only: Annotated[list[str] | None, typer.Option(help="A contestant.")] = None,
+    seeds: Annotated[int, typer.Option(help="Seeds 0 to N-1 instead of the suite's.")] = 0,
+    out_folder: Out = Path("results"), plugin: Plugin = None,
+) -> None:
+    """Shows what a suite would run, and what of it is finished."""
+    from rich.table import Table
+
+    from bench.results import Folder
+    from bench.store import Cache
+
+    _load(plugin)
+    found = _suite(suite, seeds)
+    cache = Cache()
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for head in ("data set", "contestant", "network", "seed", "model", "maps", "scores"):
+        table.add_column(head)
+    for run in found.only(only or []):
+        metrics = found.metrics_of(run.dataset)
+        left = len(Folder.of(run, out_folder).missing(metrics))
+        table.add_row(
+            run.dataset, escape(run.contestant.name),
+            escape(f"{run.backbone.name} {run.contestant.trainer}"), str(run.seed),
+            "trained" if cache.has("models", run.model_id) else "to train",
+            "made" if cache.has("maps", run.maps_id) else "to make",
+            f"{len(metrics) - left} of {len(metrics)}")
+    out.print(table)
+    for skip in found.skipped:
+        out.print(f"[dim]skipped on {escape(skip.dataset)}: {escape(skip.reason)}[/]")
+    models = {run.model_id for run in found.runs}
+    out.print(f"{len(found.runs)} runs on {len(models)} networks, {len(found.metrics)} metrics")
+
+
+def _suite(name: str, seeds: int) -> Suite:
+    from bench import suite
+
+    if seeds < 0:
+        raise HeatproofError("--seeds must be positive")
+    return suite.read(name, seeds=seeds)
+
+
+@app.command()
+def run(
+    suite: str,
+    only: Annotated[list[str] | None, typer.Option(help="A contestant; repeatable.")] = None,
+    seeds: Annotated[int, typer.Option(help="Seeds 0 to N-1 instead of the suite's.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")] = "auto",
+    jobs: Annotated[int, typer.Option(
+        help="Processes; 0 is one a core on a CPU (at most 8), one on a GPU.")] = 0,
+    out_folder: Out = Path("results"), plugin: Plugin = None,
+) -> None:
+    """Trains, explains and scores a suite; run it again to finish or to extend it."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    started = time.perf_counter()
+    with Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+            TimeElapsedColumn(), console=err, transient=False) as bar:
+        total = bar.add_task("looking up the suite", total=None)
+        files = _load(plugin)
+        found = _suite(suite, seeds)
+        specs = found.only(only or [])
+        from bench.pool import Settings, execute, prepare
+
+        bar.update(total, description=f"[bold]{escape(found.title)}")
+        settings = prepare(found, specs, Settings(out_folder, device, jobs, tuple(files)))
+        bar.update(total, total=len(specs))
+        lines: dict[str, object] = {}
+        failed: list[str] = []
+        bad: list[str] = []
+        counts = {"done": 0, "finished before": 0}
+
+        def report(event: tuple[str, str, int, int]) -> None:
+            cell, what, done, of = event
+            if cell not in lines:
+                lines[cell] = bar.add_task("", total=of)
+            bar.update(lines[cell], description=f"  [dim]{escape(cell)}[/] {escape(what)}",  # type: ignore[arg-type]
+                       completed=done, total=of)
+
+        def tell(text: str) -> None:
+            # Without a terminal there is no bar to watch, so every finished run is a line.
+            if not err.is_terminal:
+                err.print(text)
+
+        for outcome in execute(found, specs, settings, report):
+            for cell in [c for c in lines if c == outcome.cell or outcome.status == "failed"]:
+                bar.remove_task(lines.pop(cell))  # type: ignore[arg-type]
+            bar.advance(total)
+            counts[outcome.status] = counts.get(outcome.status, 0) + 1
+            elapsed = time.perf_counter() - started
+            if outcome.status != "finished before":
+                tell(f"{elapsed:6.1f} s  {escape(outcome.cell)}: {escape(outcome.status)}")
+            for what, trace in outcome.failures.items():
+                line = outcome.bad_input.get(what) or trace.strip().splitlines()[-1]
+                known = line in failed or line in bad  # one cause may fail many runs
+                (bad if what in outcome.bad_input else failed).append(line)
+                if "--debug" in sys.argv:
+                    err.print(escape(trace))
+                elif not known:
+                    err.print(f"[red]{escape(outcome.cell)}, {escape(what)}:[/] {escape(line)}")
+        for cell in list(lines):
+            bar.remove_task(lines.pop(cell))  # type: ignore[arg-type]
+    summary = ", ".join(f"{n} {status}" for status, n in counts.items() if n)
+    where = settings.out / found.name
+    out.print(f"{escape(found.title)}: {escape(summary)} in {time.perf_counter() - started:.0f} s")
+    if failed or bad:
+        err.print(f"[red]{len(failed) + len(bad)} failed;[/] what was finished is kept, and the "
+                  "same command goes on from there (--debug shows tracebacks)")
+        raise typer.Exit(1 if failed else 2)
+    out.print(f"results are in {where}; next: heatproof publish {where}")
+
+
+@app.command()
+def publish(
+    folder: Annotated[Path, typer.Argument(help="A suite's results, like results/demo.")],
+    to: Annotated[Path, typer.Option("--out", help="Folder of leaderboards.")] = Path(
+        "leaderboard"),
+) -> None:
+    """Rebuilds the leaderboard, tables, plots and page of a suite from its results alone."""
+    from bench import board, page, results
+
+    with err.status("reading results"):
+        found = results.read(folder)
+    with err.status("ranking"):
+        ranked = board.rank(found)
+    with err.status("writing the page"):
+        index = page.write(ranked, found, to)
+    for table in page.terminal_tables(ranked):
+        out.print(table)
+    out.print(f"page: {index.resolve()}")
+
+
+@app.command()
+def check(
+    name: Annotated[str, typer.Argument(help="A method, data set, metric or suite.")],
+    plugin: Plugin = None,
+) -> None:
+    """Puts a method, data set, metric or suite through its contract."""
+    _load(plugin)
+    from bench import testing
+
+    with err.status(f"checking {name}"):
+        findings = testing.check(name)
+    for finding in findings:
+        mark = "[green]ok[/]  " if finding.ok else "[red]FAIL[/]"
+        out.print(f"{mark} {escape(finding.what)}" + (f": {escape(finding.found)}"
+                                                      if finding.found else ""))
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """The command `heatproof`: errors are one line and exit code 2, Ctrl-C is 130."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        app()
+    except HeatproofError as error:
+        if "--debug" in sys.argv:
+            raise
+        err.print(f"[red]heatproof:[/] {escape(str(error))}")
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        err.print("stopped; what was finished is kept, and the same command goes on from there")
+        raise SystemExit(130) from None

@@ -1,0 +1,63 @@
+"""Cards and what they stand for: `card(name)`, then `load(card, split)` gives Images."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from bench import plugins
+from bench.core import HOME, Card, HeatproofError, unknown
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bench.data.images import Images
+
+
+def cards() -> dict[str, Path]:
+    """Every data set's name with the file of its card."""
+    return {path.stem: path for path in sorted((HOME / "datasets").glob("*.toml"))}
+
+
+def card(name: str) -> Card:
+    """The card of a data set, by name or by the path of a TOML file."""
+    if name.endswith(".toml"):
+        from pathlib import Path
+        return Card.read(Path(name))
+    known = cards()
+    if name not in known:
+        raise unknown("data set", name, known)
+    return Card.read(known[name])
+
+
+def fingerprint(card: Card) -> str:
+    """What enters the ids for the data: the card's own hash and its source's version."""
+    return f"{card.fingerprint}-{card.source}-{plugins.sources[card.source][1]}"
+
+
+def load(card: Card, split: str) -> Images:
+    """All images of one split of a card, checked against what the card promises.
+
+    Raises HeatproofError for a missing file, a wrong checksum, an image of another size, a label
+    that is no class, or a mask of another size.
+    """
+    if split not in card.splits:
+        raise unknown(f"split of {card.name}", split, card.splits)
+    read, _ = plugins.sources[card.source]
+    images: Images = read(card, split)
+    images.check(card, split)
+    return images
+
+
+@lru_cache(maxsize=4)
+def _held(path: Path, split: str) -> Images:
+    return load(Card.read(path), split)
+
+
+def held(name: str, split: str) -> Images:
+    """Like `load(card(name), split)`, kept in memory: runs in one process share their data."""
+    path = cards().get(name)
+    return load(card(name), split) if path is None else _held(path, split)
+
+
+__all__ = ["Card", "HeatproofError", "card", "cards", "fingerprint", "held", "load"]

@@ -1,0 +1,126 @@
+"""The images of one split in memory, and the batches made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bench.core import Batch, Card, HeatproofError, number_from
+
+if TYPE_CHECKING:
+    import torch
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Images:
+    """What a source returns for one split.
+
+    x: (N, C, H, W) uint8. y: (N,) int64. key: N distinct strings, stable when a folder gains a
+    file. group: N strings (patient, scan), or empty. mask: (N, H, W) uint8 or None; 0 background,
+    1.. parts, 255 ignore.
+    """
+
+    x: Array
+    y: Array
+    key: tuple[str, ...]
+    group: tuple[str, ...] = ()
+    mask: Array | None = None
+
+    def __len__(self) -> int:
+        return len(self.key)
+
+    def check(self, card: Card, split: str) -> None:
+        """Raises HeatproofError where the images are not what the card promises."""
+        where = f"{card.name} ({split})"
+        if self.x.ndim != 4 or self.x.shape[1:] != card.image or self.x.dtype != np.uint8:
+            raise HeatproofError(
+                f"{where}: images are {self.x.dtype} {self.x.shape[1:]}, the card says uint8 "
+                f"{card.image}; correct the card's image or use the original files")
+        n = len(self.x)
+        if not n or len(self.y) != n or len(self.key) != n or len(self.group) not in (0, n):
+            raise HeatproofError(
+                f"{where}: {n} images, {len(self.y)} labels, {len(self.key)} keys, "
+                f"{len(self.group)} groups do not belong together")
+        if len(set(self.key)) != n:
+            raise HeatproofError(f"{where}: two images have the same key")
+        if self.y.min() < 0 or self.y.max() >= len(card.classes):
+            raise HeatproofError(
+                f"{where}: label {int(self.y.max())} is none of the card's {len(card.classes)} "
+                "classes")
+        if card.truth == "none" and self.mask is not None:
+            raise HeatproofError(f"{where} has masks, the card's truth says none")
+        if card.truth != "none" and self.mask is None:
+            raise HeatproofError(f"{where}: the card's truth is {card.truth}, but no mask was read")
+        if self.mask is not None and self.mask.shape != (n, *card.image[1:]):
+            raise HeatproofError(
+                f"{where}: masks are {self.mask.shape[1:]}, images {card.image[1:]}; "
+                "a mask must have the size of its image")
+
+    def order(self, name: str) -> Array:
+        """All indices in a fixed shuffled order in which the classes take turns.
+
+        The order depends on `name` and the keys alone, so a prefix of it is the same subset for
+        every method, seed and machine, and a longer prefix contains the shorter.
+        """
+        rank = np.array([number_from(name, key) for key in self.key])
+        by_hash = np.argsort(rank, kind="stable")
+        turn = np.empty(len(self), np.int64)
+        for label in np.unique(self.y):
+            members = by_hash[self.y[by_hash] == label]
+            turn[members] = np.arange(len(members))
+        return np.lexsort((rank, turn))
+
+
+class Batches:
+    """Images as normalised batches, chosen samples in a fixed order.
+
+    `seed` is the run's; with the data set's name and the key it gives every sample its own seed,
+    the same for all contestants, so that what they draw is paired.
+    """
+
+    def __init__(
+        self, images: Images, card: Card, *, seed: int, samples: int = 0, name: str = "test",
+    ) -> None:
+        import torch
+
+        chosen = images.order(f"{card.name}/{name}")
+        self.images, self.card, self.seed = images, card, seed
+        self.index = chosen[:samples] if samples else chosen
+        self.mean = torch.tensor(card.mean, dtype=torch.float32)[:, None, None]
+        self.std = torch.tensor(card.std, dtype=torch.float32)[:, None, None]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def batch(self, places: Sequence[int] | Array | None = None) -> Batch:
+        """The samples at some places of the chosen order, by default all of them."""
+        import torch
+
+        rows = self.index if places is None else self.index[np.asarray(places, np.int64)]
+        images = self.images
+        key = tuple(images.key[i] for i in rows)
+        return Batch(
+            x=(torch.from_numpy(images.x[rows]).float() / 255 - self.mean) / self.std,
+            y=torch.from_numpy(images.y[rows]), key=key,
+            seed=torch.tensor([number_from(self.card.name, self.seed, k) for k in key]),
+            group=tuple(images.group[i] for i in rows) if images.group else ("",) * len(rows),
+            mask=None if images.mask is None else torch.from_numpy(images.mask[rows]))
+
+    def in_order(self, size: int) -> Iterator[Batch]:
+        """All samples, `size` at a time."""
+        for start in range(0, len(self), size):
+            yield self.batch(range(start, min(start + size, len(self))))
+
+    def shuffled(self, size: int, generator: torch.Generator) -> Iterator[Batch]:
+        """All samples in an order drawn from `generator`; the last, smaller batch is dropped."""
+        import torch
+
+        order = torch.randperm(len(self), generator=generator).numpy()
+        size = min(size, len(self))
+        for start in range(0, len(self) - size + 1, size):
+            yield self.batch(order[start:start + size])

@@ -1,0 +1,193 @@
+"""Many runs on one machine: first each network, then the runs that share it.
+
+One process or several; each computes with one thread, so the numbers do not depend on how many
+there are. Nothing is lost by stopping: the results and the cache hold all that is finished.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bench import data, nets, plugins
+from bench.core import HeatproofError, RunSpec
+from bench.results import Folder, check_protocol, write_plan
+from bench.run import Outcome, Place, fit, run
+from bench.store import Cache
+from bench.suite import Suite
+
+Event = tuple[str, str, int, int]
+"""Which cell, what is under way, how much of it is done, and how much there is."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a suite is run on this machine."""
+
+    out: Path
+    device: str = "cpu"
+    jobs: int = 1
+    plugin_files: tuple[str, ...] = ()
+
+
+def prepare(suite: Suite, specs: Sequence[RunSpec], settings: Settings) -> Settings:
+    """Checks all that can be checked before anything runs, then writes the suite's plan.
+
+    Raises HeatproofError for a folder of another protocol or that cannot be written, a backbone
+    that does not exist, a device that is not there, and data that are missing or altered. Returns
+    the settings with device and jobs decided.
+    """
+    check_protocol(settings.out / suite.name, suite.protocol)
+    if settings.jobs < 0:
+        raise HeatproofError("--jobs must not be negative")
+    for name in dict.fromkeys(spec.dataset for spec in specs):
+        spec = next(s for s in specs if s.dataset == name)
+        if all(Folder.of(s, settings.out).is_whole(suite.metrics_of(name))
+               for s in specs if s.dataset == name):
+            continue
+        for split in ("train", "test"):
+            data.held(name, split)
+        nets.check(spec.backbone)
+    device = str(nets.device_named(settings.device))
+    jobs = settings.jobs or (1 if device.startswith("cuda") else min(os.cpu_count() or 1, 8))
+    write_plan(settings.out, suite.plan())
+    return replace(settings, device=device, jobs=jobs)
+
+
+def execute(
+    suite: Suite, specs: Sequence[RunSpec], settings: Settings,
+    report: Callable[[Event], None],
+) -> Iterator[Outcome]:
+    """Runs the specs that are not finished and yields how each ended, as they end.
+
+    A network that fails to train fails the runs that need it, and no others.
+    """
+    todo = [spec for spec in specs
+            if not Folder.of(spec, settings.out).is_whole(suite.metrics_of(spec.dataset))]
+    for spec in specs:
+        if spec not in todo:
+            yield Outcome(spec.cell, "finished before")
+    if not todo:
+        return
+    if settings.jobs == 1:
+        yield from _here(suite, todo, settings, report)
+    else:
+        yield from _pooled(suite, todo, settings, report)
+
+
+def _models(specs: Sequence[RunSpec]) -> dict[str, list[RunSpec]]:
+    groups: dict[str, list[RunSpec]] = {}
+    for spec in specs:
+        groups.setdefault(spec.model_id, []).append(spec)
+    return groups
+
+
+def _here(
+    suite: Suite, todo: Sequence[RunSpec], settings: Settings, report: Callable[[Event], None],
+) -> Iterator[Outcome]:
+    import torch
+
+    torch.set_num_threads(1)
+    place = Place(settings.out, Cache(), settings.device)
+    for group in _models(todo).values():
+        fitted = fit(group[0], _reporting(place, group[0].cell, report))
+        for spec in group:
+            yield _blamed(spec, fitted) if fitted.failures else run(
+                spec, suite.metrics_of(spec.dataset), _reporting(place, spec.cell, report))
+
+
+def _reporting(place: Place, cell: str, report: Callable[[Event], None]) -> Place:
+    return replace(
+        place, progress=lambda what, done, total: report((cell, what, done, total)))
+
+
+def _blamed(spec: RunSpec, fitted: Outcome) -> Outcome:
+    """The outcome of a run whose network could not be trained."""
+    return Outcome(spec.cell, "failed", False, dict(fitted.failures), dict(fitted.bad_input))
+
+
+def _pooled(
+    suite: Suite, todo: Sequence[RunSpec], settings: Settings, report: Callable[[Event], None],
+) -> Iterator[Outcome]:
+    context = multiprocessing.get_context("spawn")
+    events: Any = context.Queue()
+    groups = _models(todo)
+    metrics = {name: [metric.name for metric in suite.metrics_of(name)] for name in suite.cards}
+    params = {metric.name: dict(metric.params) for metric in suite.metrics}
+    workers = min(settings.jobs, len(todo))
+    with ProcessPoolExecutor(
+            workers, context, initializer=_start, initargs=(settings, events)) as pool:
+        try:
+            waiting: dict[Future[Outcome], tuple[str, RunSpec]] = {
+                pool.submit(_fit, group[0]): ("fit", group[0]) for group in groups.values()}
+            while waiting:
+                done, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
+                with contextlib.suppress(queue.Empty):
+                    while True:
+                        report(events.get_nowait())
+                for future in done:
+                    kind, spec = waiting.pop(future)
+                    outcome = future.result()
+                    if kind == "run":
+                        yield outcome
+                    elif outcome.failures:
+                        yield from (_blamed(s, outcome) for s in groups[spec.model_id])
+                    else:
+                        waiting |= {
+                            pool.submit(_run, s, [(name, params[name])
+                                                  for name in metrics[s.dataset]]): ("run", s)
+                            for s in groups[spec.model_id]}
+        except BrokenProcessPool:
+            raise HeatproofError(
+                "a worker process died (killed, or out of memory); what was finished is kept: run "
+                "the same command again, with a smaller --jobs if memory was short") from None
+        finally:
+            # Ctrl-C, or a consumer that stops: the workers end now, not after their run.
+            pool.shutdown(wait=False, cancel_futures=True)
+            if waiting_left(pool):
+                for process in list((getattr(pool, "_processes", None) or {}).values()):
+                    process.terminate()
+
+
+def waiting_left(pool: ProcessPoolExecutor) -> bool:
+    """Whether the pool still has work that nobody will collect."""
+    return bool(getattr(pool, "_pending_work_items", None))
+
+
+_worker: dict[str, Any] = {}
+
+
+def _start(settings: Settings, events: Any) -> None:
+    """Prepares a worker: one thread, the plugins, and an end when its parent ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        def follow() -> None:
+            parent.join()
+            os._exit(1)
+        threading.Thread(target=follow, daemon=True).start()
+    import torch
+
+    torch.set_num_threads(1)
+    plugins.load(settings.plugin_files)
+    _worker["place"] = Place(settings.out, Cache(), settings.device)
+    _worker["report"] = events.put
+
+
+def _fit(spec: RunSpec) -> Outcome:
+    return fit(spec, _reporting(_worker["place"], spec.cell, _worker["report"]))
+
+
+def _run(spec: RunSpec, wanted: Sequence[tuple[str, dict[str, Any]]]) -> Outcome:
+    metrics = [plugins.metrics[name].with_params(params) for name, params in wanted]
+    return run(spec, metrics, _reporting(_worker["place"], spec.cell, _worker["report"]))

@@ -1,0 +1,249 @@
+"""One RunSpec to one folder of results; what is finished is never done again."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench import data, explain, metrics, plugins, train
+from bench.core import HOME, Batch, Explained, HeatproofError, Method, Metric, RunSpec
+from bench.data.images import Batches
+from bench.results import Folder
+from bench.store import Cache, read_json
+from bench.suite import card_facts, method_of
+
+LIBRARIES = ("heatproof", "torch", "timm", "captum", "quantus", "numpy", "scipy")
+
+
+@dataclass
+class Outcome:
+    """How one run, or the training of one model, ended.
+
+    failures: what failed -> its traceback. bad_input: those that are the user's to mend, a line
+    each. trained: whether a network was trained for it now.
+    """
+
+    cell: str
+    status: str = "done"
+    trained: bool = False
+    failures: dict[str, str] = field(default_factory=dict)
+    bad_input: dict[str, str] = field(default_factory=dict)
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Reports nothing."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run writes, computes and reports."""
+
+    out: Path
+    cache: Cache
+    device: str = "cpu"
+    progress: Callable[[str, int, int], None] = silent
+
+
+def fit(spec: RunSpec, place: Place) -> Outcome:
+    """Trains the network of a spec unless the cache has it."""
+    outcome = Outcome(f"{spec.dataset}/{spec.contestant.trainer}/seed {spec.seed}")
+    with _caught(outcome, "train"):
+        outcome.trained = _fitted(spec, place)[0].trained
+    return outcome
+
+
+def run(spec: RunSpec, wanted: Sequence[Metric], place: Place) -> Outcome:
+    """Runs a spec: train or load, explain, score what is not scored, write. Never raises.
+
+    A metric that fails leaves its file out and harms no other.
+    """
+    outcome = Outcome(spec.cell)
+    with _caught(outcome, "run"):
+        folder = Folder.of(spec, place.out)
+        if folder.is_whole(wanted):
+            outcome.status = "finished before"
+        else:
+            _run(spec, wanted, place, folder, outcome)
+    return outcome
+
+
+def _run(
+    spec: RunSpec, wanted: Sequence[Metric], place: Place, folder: Folder, outcome: Outcome,
+) -> None:
+    clock = time.perf_counter
+    started = clock()
+    fitted, explainer = _fitted(spec, place)
+    outcome.trained = fitted.trained
+    measured: dict[str, Any] = _measured_before(folder)
+    if fitted.trained:
+        measured["train"] = clock() - started
+    net = fitted.net
+    card = data.card(spec.dataset)
+    if reason := explainer.supports(net):
+        outcome.status = f"unsupported: {reason}"
+        folder.write_run(_facts(spec, explainer, net, None, (), fitted, measured, place, reason))
+        return
+
+    batches = Batches(data.held(spec.dataset, "test"), card, seed=spec.seed, samples=spec.samples)
+    batch = batches.batch().to(place.device)
+    logits = _logits(net, batch)
+    target = batch.y if spec.target == "label" else logits.argmax(1)
+    place.progress("explain", 0, 1)
+    started = clock()
+    maps = explain.maps(explainer, net, batch, target, spec, place.cache)
+    measured.setdefault("explain", clock() - started)
+    if not (folder.path / "samples.parquet").is_file():
+        _write_samples(folder, batch, logits, target)
+    if spec.media and not (folder.path / "media").is_dir():
+        _write_media(folder, batches, maps, logits, spec.media)
+
+    seen = Explained(
+        network=net, batch=batch, logits=logits, target=target, maps=maps,
+        explain=explain.explainer(explainer, net, batch, target), classes=len(card.classes),
+        device=place.device)
+    missing = folder.missing(wanted)
+    for done, metric in enumerate(missing):
+        place.progress(metric.name, done, len(missing))
+        started = clock()
+        with _caught(outcome, metric.name):
+            folder.write_scores(metric, batch.key, metrics.score(metric, seen))
+            measured.setdefault("score", {})[metric.name] = clock() - started
+    scored = [metric for metric in wanted if folder.has_score(metric)]
+    accuracy = float((logits.argmax(1) == batch.y).double().mean())
+    classifier = {
+        "parameters": sum(p.numel() for p in net.parameters()), "accuracy": accuracy,
+        "grid": list(explain.native_grid(maps)), "backbone": spec.backbone.name}
+    folder.write_run(
+        _facts(spec, explainer, net, classifier, scored, fitted, measured, place, None))
+
+
+def _fitted(spec: RunSpec, place: Place) -> tuple[train.Fitted, Method]:
+    card = data.card(spec.dataset)
+    explainer, trainer = method_of(spec, card)
+
+    def batches() -> Batches:
+        return Batches(data.held(spec.dataset, "train"), card, seed=spec.seed,
+                       samples=spec.recipe.samples, name="train")
+
+    fitted = train.fitted(trainer, spec, batches, place.cache,
+                          device=torch.device(place.device), progress=place.progress)
+    return fitted, explainer
+
+
+def _logits(net: nn.Module, batch: Batch) -> Tensor:
+    """Clean logits (N, classes), made in chunks so that memory does not grow with N."""
+    with torch.no_grad():
+        return torch.cat([net(batch.x[i:i + explain.CHUNK])
+                          for i in range(0, len(batch), explain.CHUNK)])
+
+
+def _write_samples(folder: Folder, batch: Batch, logits: Tensor, target: Tensor) -> None:
+    share = logits.double().softmax(1)
+    confidence, prediction = share.max(1)
+    folder.write_samples({
+        "key": list(batch.key), "label": batch.y.tolist(), "group": list(batch.group),
+        "prediction": prediction.tolist(), "confidence": confidence.tolist(),
+        "logit": logits.double().gather(1, target[:, None])[:, 0].tolist(),
+        "target": target.tolist()})
+
+
+def _write_media(
+    folder: Folder, batches: Batches, maps: Tensor, logits: Tensor, n: int,
+) -> None:
+    """The first n samples of the fixed order: the same for every contestant and seed."""
+    rows = batches.index[:n]
+    images = batches.images
+    arrays = {"image": images.x[rows], "maps": maps[:n].cpu().numpy()}
+    if images.mask is not None:
+        arrays["mask"] = images.mask[rows]
+    folder.write_media(arrays, {
+        "keys": [images.key[i] for i in rows], "labels": images.y[rows].tolist(),
+        "predictions": logits[:n].argmax(1).tolist()})
+
+
+def _facts(
+    spec: RunSpec, explainer: Method, net: nn.Module, classifier: dict[str, Any] | None,
+    scored: Sequence[Metric], fitted: train.Fitted, measured: dict[str, Any], place: Place,
+    unsupported: str | None,
+) -> dict[str, Any]:
+    trainer = plugins.trainer(spec.contestant.trainer)
+    return {
+        "spec": spec.to_json(),
+        "contestant": {
+            "name": spec.contestant.name, "title": explainer.title or explainer.name,
+            "family": explainer.family, "paper": explainer.paper, "signed": explainer.signed,
+            "additivity": explainer.additivity,
+            "control": explainer.family == "control" and not explainer.needs_mask,
+            "ceiling": explainer.needs_mask, "explainer": spec.contestant.explainer,
+            "trainer": spec.contestant.trainer, "trainer_title": trainer.title or trainer.name},
+        "dataset": card_facts(data.card(spec.dataset)),
+        "classifier": classifier or {
+            "parameters": sum(p.numel() for p in net.parameters()), "accuracy": None, "grid": None,
+            "backbone": spec.backbone.name},
+        "metrics": {metric.name: metric.facts() for metric in scored},
+        "unsupported": unsupported,
+        "versions": _versions(),
+        "git": _commit(),
+        "device": _device_name(place.device),
+        "checkpoint": fitted.checkpoint,
+        "measured": measured,
+    }
+
+
+def _measured_before(folder: Folder) -> dict[str, Any]:
+    path = folder.path / "run.json"
+    return dict(read_json(path)["measured"]) if path.is_file() else {}
+
+
+@lru_cache(maxsize=1)
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
+
+
+@lru_cache(maxsize=1)
+def _commit() -> str:
+    if not (HOME / ".git").exists():
+        return ""
+    try:
+        found = subprocess.run(  # noqa: S603
+            ["git", "-C", str(HOME), "rev-parse", "HEAD"],  # noqa: S607
+            capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return found.stdout.strip()
+
+
+def _device_name(device: str) -> str:
+    if device.startswith("cuda"):
+        return f"cuda ({torch.cuda.get_device_name(device)})"
+    return f"{device} ({platform.machine()}, {torch.get_num_threads()} thread)"
+
+
+class _caught:  # noqa: N801  reads as a phrase: `with _caught(outcome, name):`
+    """Writes an error inside the block into an outcome and goes on after it."""
+
+    def __init__(self, outcome: Outcome, name: str) -> None:
+        self.outcome, self.name = outcome, name
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if error is None or not isinstance(error, Exception):
+            return False
+        self.outcome.status = "failed"
+        self.outcome.failures[self.name] = "".join(traceback.format_exception(error))
+        if isinstance(error, HeatproofError):
+            self.outcome.bad_input[self.name] = str(error)
+        return True
