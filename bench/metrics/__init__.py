@@ -1,0 +1,71 @@
+"""The metrics, and the one way to run them: `score(metric, explained)`."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from bench.core import Scores, number_from
+
+if TYPE_CHECKING:
+    from bench.core import Explained, Metric
+
+
+def score(metric: Metric, explained: Explained) -> Scores:
+    """One metric on one network's maps: a float64 a sample, NaN with a reason where there is none.
+
+    The answer depends on the metric, its parameters and `explained` (through `batch.seed`) alone;
+    every global random state is left as it was found. What the metric raises is let through.
+    Raises ValueError for an answer that is not one value and one reason a sample, and for a network
+    in training mode.
+    """
+    n = len(explained.batch)
+    if explained.network.training:
+        raise ValueError(f"metric {metric.name} got a network in training mode; call net.eval()")
+    if "mask" in metric.needs and explained.batch.mask is None:
+        return Scores(np.full(n, np.nan), ("no mask",) * n)
+    seed = number_from(metric.name, *explained.batch.seed.tolist())
+    with seeded(seed):
+        answer = metric.score(explained, **metric.params)
+    return _checked(metric.name, answer, n)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seeds Python's, NumPy's and torch's global generators, and puts back what they were."""
+    # Quantus draws from the global generators and resets them (RandomLogit, MPRT).
+    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if used else []):
+        try:
+            random.seed(seed)
+            np.random.seed(seed % 2**32)  # noqa: NPY002
+            torch.manual_seed(seed)
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(legacy)  # noqa: NPY002
+
+
+def _checked(name: str, answer: Scores, n: int) -> Scores:
+    value = np.array(answer.value, np.float64)
+    curve = None if answer.curve is None else np.array(answer.curve, np.float64)
+    if value.shape != (n,) or len(answer.reason) != n or (
+            curve is not None and (curve.ndim != 2 or len(curve) != n)):
+        raise ValueError(
+            f"metric {name} gave {value.shape} values, {len(answer.reason)} reasons and a curve of "
+            f"{None if curve is None else curve.shape} for {n} samples; it must give one each")
+    value[[reason is not None for reason in answer.reason]] = np.nan
+    whole = np.isfinite(value)
+    value[~whole] = np.nan
+    if curve is not None:
+        curve[~whole] = np.nan
+    reason = tuple(
+        None if fine else (why or "not finite")
+        for fine, why in zip(whole, answer.reason, strict=True))
+    return Scores(value, reason, curve)
