@@ -80,15 +80,23 @@ class _Panel:
     scored: dict[str, np.ndarray[Any, np.dtype[np.bool_]]]
     drawn: stats.Draws
 
-    def row(self, metric: str, name: str) -> stats.Array:
-        row: stats.Array = self.value[metric][self.names.index(name)]
-        return row
-
-    def difference(self, metric: str, first: str, second: str) -> tuple[float, float, float]:
-        """Mean, low and high of first − second, on the samples that both have."""
-        gap = self.row(metric, first) - self.row(metric, second)
+    def differences(
+        self, metric: dict[str, Any], pairs: list[tuple[str, str]],
+    ) -> list[dict[str, Any]]:
+        """First − second of each pair, on the samples that both have; none without any."""
+        first, second = ([self.names.index(pair[i]) for pair in pairs] for i in (0, 1))
+        gap = self.value[metric["name"]][first] - self.value[metric["name"]][second]
         low, high = stats.interval(stats.means(gap, self.drawn))
-        return float(stats.means(gap)), float(low), float(high)
+        return [{"dataset": self.dataset, "metric": metric["name"], "pair": pair, "mean": mean,
+                 "low": a, "high": b, "reads": _reads(a, b, metric["better"])}
+                for pair, mean, a, b in zip(pairs, stats.means(gap), low, high, strict=True)
+                if np.isfinite(mean)]
+
+
+def _reads(low: float, high: float, better: str) -> str:
+    if low <= 0 <= high:
+        return "not told apart"
+    return "better" if (low > 0) == (better == "higher") else "worse"
 
 
 def rank(results: Results) -> Board:
@@ -184,19 +192,20 @@ def _missing(results: Results) -> Frame:
 def _panel(results: Results, dataset: str) -> _Panel:
     frame = results.scores[results.scores["dataset"] == dataset]
     fold = dict(zip(results.runs["run"], results.runs["fold"], strict=True))
-    training = [(seed, fold[run]) for seed, run in zip(frame["seed"], frame["run"], strict=True)]
-    names, trainings, keys = (
-        {item: i for i, item in enumerate(sorted(set(column)))}
-        for column in (frame["contestant"], training, frame["key"]))
+    which, runs = pd.factorize(frame["run"])
+    seed = dict(zip(results.runs["run"], results.runs["seed"], strict=True))
+    training = [(seed[run], fold[run]) for run in runs]
+    trainings = sorted(set(training))
+    contestant, names = pd.factorize(frame["contestant"], sort=True)
+    image, keys = pd.factorize(frame["key"], sort=True)
     shape = (max(len(names), 1), max(len(trainings), 1), max(len(keys), 1))
-    index = (np.array([names[name] for name in frame["contestant"]], np.intp),
-             np.array([trainings[pair] for pair in training], np.intp),
-             np.array([keys[key] for key in frame["key"]], np.intp))
+    place = np.array([trainings.index(pair) for pair in training], np.intp)
+    index = (contestant, place[which], image)
     value = frame["value"].to_numpy(np.float64)
-    measured = frame["metric"].to_numpy()
+    measured, metrics = pd.factorize(frame["metric"])
     values, scored = {}, {}
     for metric in (metric["name"] for metric in results.plan["metrics"]):
-        here = measured == metric
+        here = np.flatnonzero(measured == (list(metrics).index(metric) if metric in metrics else -1))
         at, finite = tuple(i[here] for i in index), np.isfinite(value[here])
         # A metric that draws has several values a sample: their mean is the sample's.
         total, count, seen = np.zeros(shape), np.zeros(shape), np.zeros(shape, bool)
@@ -276,28 +285,13 @@ def _families(
     return rows
 
 
-def _reads(low: float, high: float, better: str) -> str:
-    if low <= 0 <= high:
-        return "not told apart"
-    return "better" if (low > 0) == (better == "higher") else "worse"
-
-
 def _differences(
     panel: _Panel, metrics: list[dict[str, Any]], ranked: list[str], controls: list[str],
 ) -> list[dict[str, Any]]:
-    rows = []
-    for metric in metrics:
-        if metric["family"] == CLASSIFIER:
-            continue
-        for contestant in ranked:
-            for control in controls:
-                mean, low, high = panel.difference(metric["name"], contestant, control)
-                if contestant != control and np.isfinite(mean):
-                    rows.append({
-                        "dataset": panel.dataset, "metric": metric["name"],
-                        "contestant": contestant, "control": control, "mean": mean, "low": low,
-                        "high": high, "reads": _reads(low, high, metric["better"])})
-    return rows
+    pairs = [(name, control) for name in ranked for control in controls if name != control]
+    return [{**row, "contestant": row["pair"][0], "control": row["pair"][1]}
+            for metric in metrics if pairs and metric["family"] != CLASSIFIER
+            for row in panel.differences(metric, pairs)]
 
 
 def _verdicts(
@@ -349,27 +343,22 @@ def _effects(
     """What training changed and what the explanation adds, wherever T, X@T and X are all there."""
     owner = {(contestants[name]["explainer"], contestants[name]["trainer"]): name
              for name in ranked if not contestants[name]["control"]}
-    rows = []
+    pairs: dict[tuple[str, str], list[tuple[str, str, str]]] = {}
     for (inherent, trainer), own in owner.items():
         if trainer == PLAIN or not (
                 inherent == trainer or contestants[own]["family"] == "inherent"):
             continue
         for (explainer, home), other in owner.items():
             plain = owner.get((explainer, PLAIN))
-            if home != trainer or other == own or plain is None:
-                continue
-            for effect, a, b in (("model", other, plain), ("explanation", own, other)):
-                for metric in metrics:
-                    if effect == "explanation" and metric["family"] == CLASSIFIER:
-                        continue  # one network: nothing to tell apart
-                    mean, low, high = panel.difference(metric["name"], a, b)
-                    if np.isfinite(mean):
-                        rows.append({
-                            "dataset": panel.dataset, "metric": metric["name"], "effect": effect,
-                            "inherent": own, "post_hoc": explainer, "minuend": a, "subtrahend": b,
-                            "mean": mean, "low": low, "high": high,
-                            "reads": _reads(low, high, metric["better"])})
-    return rows
+            if home == trainer and other != own and plain is not None:
+                pairs.setdefault((other, plain), []).append(("model", own, explainer))
+                pairs.setdefault((own, other), []).append(("explanation", own, explainer))
+    return [{**row, "effect": effect, "inherent": own, "post_hoc": explainer,
+             "minuend": row["pair"][0], "subtrahend": row["pair"][1]}
+            for metric in metrics if pairs for row in panel.differences(metric, list(pairs))
+            for effect, own, explainer in pairs[row["pair"]]
+            # The explanation effect compares maps of one network, which has one accuracy.
+            if effect == "model" or metric["family"] != CLASSIFIER]
 
 
 def _nans(results: Results) -> list[dict[str, Any]]:

@@ -242,8 +242,8 @@ def check(
         findings = testing.check(name)
     for finding in findings:
         mark = "[green]ok[/]  " if finding.ok else "[red]FAIL[/]"
-        out.print(f"{mark} {escape(finding.what)}" + (f": {escape(finding.found)}"
-                                                      if finding.found else ""))
+        found = f" [dim]({escape(finding.found)})[/]" if finding.found else ""
+        out.print(f"{mark} {escape(finding.name)}: {escape(finding.expected)}{found}")
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.core import Batch, HeatproofError, Method, RunSpec
-from bench.nets import seeded
+from bench.randomness import seeded
 from bench.store import Cache, read_arrays, write_arrays
 
 CHUNK = 64

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.core import Backbone, Card, HeatproofError, unknown
+from bench.randomness import seeded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -142,18 +143,3 @@ def device_named(name: str) -> torch.device:
             f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); try --device cpu"
         ) from None
     return device
-
-
-class seeded:  # noqa: N801  reads as a verb: `with seeded(seed):`
-    """Torch's global generators set to a seed inside the block, and back as they were after it."""
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed % 2**63
-
-    def __enter__(self) -> None:
-        self.fork = torch.random.fork_rng(devices=range(torch.cuda.device_count()))
-        self.fork.__enter__()
-        torch.manual_seed(self.seed)
-
-    def __exit__(self, *error: object) -> None:
-        self.fork.__exit__(None, None, None)

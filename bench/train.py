@@ -14,14 +14,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bench.core import HeatproofError, Method, Recipe, RunSpec, number_from, unknown
-from bench.data.images import Batches
-from bench.nets import seeded
+from bench.randomness import seeded
 from bench.store import Cache, read_arrays, write_arrays
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from bench.core import Batch
+    from bench.data.images import Batches
 
 Progress = Callable[[str, int, int], None]
 """Called with what is under way, how much of it is done, and how much there is."""

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from bench.core import Scores, number_from
+from bench.randomness import seeded
 
 if TYPE_CHECKING:
     from bench.core import Explained, Metric
@@ -33,23 +30,6 @@ def score(metric: Metric, explained: Explained) -> Scores:
     with seeded(seed):
         answer = metric.score(explained, **metric.params)
     return _checked(metric.name, answer, n)
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Seeds Python's, NumPy's and torch's global generators, and puts back what they were."""
-    # Quantus draws from the global generators and resets them (RandomLogit, MPRT).
-    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if used else []):
-        try:
-            random.seed(seed)
-            np.random.seed(seed % 2**32)  # noqa: NPY002
-            torch.manual_seed(seed)
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(legacy)  # noqa: NPY002
 
 
 def _checked(name: str, answer: Scores, n: int) -> Scores:

@@ -1,0 +1,171 @@
+"""The contract, for us and for strangers: `check(NAME)`, and one function a kind of thing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bench import data, plugins, suite
+from bench.core import Backbone, Batch, Card, HeatproofError, Method, Metric, unknown
+from bench.explain import explained
+from bench.metrics.known import Finding, known_answer
+from bench.nets import maker
+from bench.randomness import seeded
+
+__all__ = ["Finding", "check", "check_card", "check_method", "check_metric", "tiny_batch"]
+
+TINY = Backbone("resnet18", stem="half", options={
+    "layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16], "stem_type": "deep", "stem_width": 4,
+    "output_stride": 8})
+"""A network small enough for tests, with a map a quarter of the image's side."""
+
+
+def check(name: str) -> list[Finding]:
+    """Puts the method, metric, data set or suite of that name through its contract."""
+    if name in plugins.methods:
+        return check_method(plugins.methods[name])
+    if name in plugins.metrics:
+        return check_metric(plugins.metrics[name])
+    if name in data.cards() or (name.endswith(".toml") and "datasets" in name):
+        return check_card(data.card(name))
+    if name in suite.suites() or name.endswith(".toml"):
+        return check_suite(name)
+    raise unknown("method, metric, data set or suite", name, [
+        *plugins.methods, *plugins.metrics, *data.cards(), *suite.suites()])
+
+
+def check_metric(metric: Metric) -> list[Finding]:
+    """The known answers of a metric, for grey and colour images, one, three and many."""
+    return [replace(finding, name=f"{finding.name}, {channels} channels, batch of {n}")
+            for channels in (1, 3) for n in (1, 3, 64)
+            for finding in known_answer(metric, channels=channels, n=n)]
+
+
+def check_suite(name: str) -> list[Finding]:
+    """Whether every name in a suite is known; its unknown names raise."""
+    found = suite.read(name)
+    return [Finding(f"suite {found.name}", "every name and parameter is known",
+                    f"{len(found.runs)} runs, {len(found.metrics)} metrics", True)]
+
+
+def check_card(card: Card) -> list[Finding]:
+    """Whether a card's files are there, whole and as it says, and no image is in two splits."""
+    found: list[Finding] = []
+    seen: set[bytes] = set()
+    for split in card.splits:
+        images = data.load(card, split)
+        counts = np.bincount(images.y, minlength=len(card.classes))
+        found.append(Finding(
+            f"{card.name} ({split})", "every class has an image",
+            f"{len(images)} images, {counts.min()} to {counts.max()} a class", counts.min() > 0))
+        pictures = {np.ascontiguousarray(x).tobytes() for x in images.x}
+        both = len(pictures & seen)
+        found.append(Finding(
+            f"{card.name} ({split})", "no image is in another split too", f"{both} are", not both))
+        seen |= pictures
+    return found
+
+
+def tiny_batch(channels: int = 1, *, size: int = 32, n: int = 4) -> tuple[Card, Batch]:
+    """A card and a batch of random images with masks, for a network of three classes."""
+    card = Card(
+        name="tiny", title="Tiny", source="none", classes=("a", "b", "c"),
+        image=(channels, size, size), mean=(0.5,) * channels, std=(0.5,) * channels,
+        splits={"train": 0, "test": 0}, truth="pixels")
+    draw = torch.Generator().manual_seed(3)
+    mask = torch.zeros(n, size, size, dtype=torch.uint8)
+    mask[:, size // 4:size // 2, size // 4:size // 2] = 1
+    return card, Batch(
+        x=torch.rand((n, channels, size, size), generator=draw) * 2 - 1, y=torch.arange(n) % 3,
+        key=tuple(map(str, range(n))), seed=torch.arange(n) + 11, group=("",) * n, mask=mask)
+
+
+def check_method(cls: type[Method], *, channels: tuple[int, ...] = (1, 3)) -> list[Finding]:
+    """What every method must keep, on a tiny network that it has not seen."""
+    return [finding for c in channels for finding in _method(cls, c)]
+
+
+def _method(cls: type[Method], channels: int) -> Iterator[Finding]:
+    card, batch = tiny_batch(channels)
+    make = maker(TINY, card, 0)
+    method = cls(card, make)
+    if cls.trains():
+        with seeded(0):
+            net = method.network()
+        yield from _training(method, net, batch)
+    else:
+        net = make()
+    net.eval().requires_grad_(False)
+    kind = f"{cls.name}, {channels} channels"
+    if reason := method.supports(net):
+        yield Finding(kind, "serves the network it is checked on", reason, False)
+        return
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    hooks, state = _hooks(net), torch.get_rng_state()
+    maps = explained(method, net, batch, batch.y)
+    grid = tuple(maps.shape[1:])
+    yield Finding(kind, "maps are (N, h, w), no finer than the image", f"{tuple(maps.shape)}",
+                  min(grid) >= 1 and max(grid) <= batch.x.shape[-1])
+    yield Finding(kind, "maps are finite", "", bool(maps.isfinite().all()))
+    again = explained(method, net, batch, batch.y)
+    yield Finding(kind, "the same call gives the same bits", "", bool(torch.equal(maps, again)))
+    single = torch.cat([
+        explained(method, net, batch[[i]], batch.y[[i]]) for i in range(len(batch))])
+    off = _largest(single, maps)
+    yield Finding(kind, "a batch of n equals n batches of one (1e-5)", f"differs by {off:.1e}",
+                  off <= 1e-5)
+    changed = [k for k, v in net.state_dict().items() if not torch.equal(v, before[k])]
+    yield Finding(kind, "weights and buffers are unchanged", ", ".join(changed), not changed)
+    yield Finding(kind, "no hook, no gradient and no training mode is left behind", "",
+                  _hooks(net) == hooks and not net.training
+                  and all(p.grad is None for p in net.parameters()))
+    yield Finding(kind, "the global random state is unchanged", "",
+                  bool(torch.equal(state, torch.get_rng_state())))
+    yield from _additivity(method, net, batch, maps, kind)
+
+
+def _training(method: Method, net: nn.Module, batch: Batch) -> Iterator[Finding]:
+    kind = f"{method.name} training"
+    logits = net.eval()(batch.x)
+    yield Finding(kind, "logits are (N, classes)", str(tuple(logits.shape)),
+                  logits.shape == (len(batch), len(method.card.classes)))
+    net.train()
+    loss = method.loss(net, batch)
+    yield Finding(kind, "the loss is one finite number", str(tuple(loss.shape)),
+                  loss.ndim == 0 and bool(loss.isfinite()))
+    loss.backward()  # type: ignore[no-untyped-call]
+    reached = [p for p in net.parameters() if p.grad is not None and p.grad.abs().sum() > 0]
+    yield Finding(kind, "the loss reaches weights", f"{len(reached)} tensors", bool(reached))
+    net.zero_grad(set_to_none=True)
+
+
+def _additivity(
+    method: Method, net: nn.Module, batch: Batch, maps: Tensor, kind: str,
+) -> Iterator[Finding]:
+    with torch.no_grad():
+        logit = net(batch.x).gather(1, batch.y[:, None])[:, 0]
+        share = net(batch.x).softmax(1).gather(1, batch.y[:, None])[:, 0]
+    known: dict[str, Any] = {
+        "mean": (maps.mean((1, 2)), logit, "mean of the map = logit"),
+        "sum": (maps.sum((1, 2)), share, "sum of the map = probability")}
+    if method.additivity == "none":
+        return
+    if method.additivity not in known:
+        raise HeatproofError(f"{method.name}: additivity must be 'mean', 'sum' or 'none'")
+    total, output, says = known[method.additivity]
+    off = _largest(total, output)
+    yield Finding(kind, f"{says} (1e-4)", f"differs by {off:.1e}", off <= 1e-4)
+
+
+def _largest(a: Tensor, b: Tensor) -> float:
+    return float((a - b).abs().max()) if a.shape == b.shape else float("inf")
+
+
+def _hooks(net: nn.Module) -> int:
+    return sum(len(getattr(module, name)) for module in net.modules()
+               for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks"))
