@@ -203,9 +203,10 @@ def _panel(results: Results, dataset: str) -> _Panel:
     index = (contestant, place[which], image)
     value = frame["value"].to_numpy(np.float64)
     measured, metrics = pd.factorize(frame["metric"])
+    code = {metric: i for i, metric in enumerate(metrics)}
     values, scored = {}, {}
     for metric in (metric["name"] for metric in results.plan["metrics"]):
-        here = np.flatnonzero(measured == (list(metrics).index(metric) if metric in metrics else -1))
+        here = np.flatnonzero(measured == code.get(metric, -1))
         at, finite = tuple(i[here] for i in index), np.isfinite(value[here])
         # A metric that draws has several values a sample: their mean is the sample's.
         total, count, seen = np.zeros(shape), np.zeros(shape), np.zeros(shape, bool)

@@ -30,8 +30,9 @@ class Draws:
 
     def field(self, n: int) -> Array:
         """N numbers in [0, 1)."""
-        words = np.asarray(self.bits.random_raw(n), np.uint64)
-        return np.asarray((words >> np.uint64(11)) / 2.0**53, np.float64)
+        words: Any = self.bits.random_raw(n)
+        shares: Array = (words >> np.uint64(11)) / 2.0**53
+        return shares
 
     def below(self, n: int) -> int:
         """One whole number in [0, n)."""

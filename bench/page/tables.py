@@ -1,0 +1,189 @@
+"""A board as CSV, Markdown and LaTeX; and the order, labels and decimals that all of it shares."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bench.board import CLASSIFIER, Board
+from bench.core import PLAIN
+
+KINDS = {"contestant": "Contestants", "control": "Controls", "ceiling": "Ceiling",
+         "incomplete": "Incomplete, not ranked"}
+"""The groups of rows, in the order of the page."""
+
+ARROW = {"higher": "↑", "lower": "↓"}
+DASH = "–"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of a board as text: `mean`, `low` and `high` in the decimals of its column."""
+
+    mean: str
+    low: str
+    high: str
+    best: bool
+    row: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One data set's board: metrics across, contestants down, in their groups.
+
+    rows: kind -> names in order; cells: (contestant, metric) -> Cell, or None for a dash.
+    """
+
+    dataset: str
+    metrics: tuple[dict[str, Any], ...]
+    rows: dict[str, list[str]]
+    cells: dict[tuple[str, str], Cell | None]
+
+
+def slug(name: str) -> str:
+    """`name` as a safe part of a file's name or an anchor."""
+    return re.sub(r"[^A-Za-z0-9._@-]+", "-", name).strip("-.") or "unnamed"
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a frame, each by the names of its columns."""
+    return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
+
+
+def label(board: Board, name: str) -> str:
+    """What a person calls a contestant: its title, and the network it explains if not its own."""
+    facts = board.contestants[name]
+    own = facts["trainer"] in (PLAIN, facts["explainer"])
+    return str(facts["title"]) if own else f"{facts['title']} on {facts['trainer_title']}"
+
+
+def grid(board: Board, dataset: str) -> Grid:
+    """The board of one data set. Its rows are ordered by the mean of their families' ranks."""
+    estimates = board.estimates[board.estimates["dataset"] == dataset]
+    names = list(dict.fromkeys(estimates["contestant"]))
+    known = set(estimates["metric"])
+    metrics = tuple(metric for metric in board.metrics if metric["name"] in known)
+    whole = {row["contestant"] for row in records(estimates) if row["complete"]}
+    families = board.families[
+        (board.families["dataset"] == dataset) & (board.families["family"] != CLASSIFIER)]
+    order = families.groupby("contestant")["rank"].mean().to_dict()
+    rows: dict[str, list[str]] = {kind: [] for kind in KINDS}
+    for name in sorted(names, key=lambda name: order.get(name, math.inf)):
+        facts = board.contestants[name]
+        kind = ("incomplete" if name not in whole else "ceiling" if facts["ceiling"]
+                else "control" if facts["control"] else "contestant")
+        rows[kind].append(name)
+    cells: dict[tuple[str, str], Cell | None] = {}
+    for metric in metrics:
+        column = estimates[estimates["metric"] == metric["name"]]
+        places = decimals(column)
+        best = column["rank"].min()
+        for row in records(column):
+            shown = row["complete"] and math.isfinite(row["mean"])
+            mean, low, high = (f"{row[key]:.{places}f}" for key in ("mean", "low", "high"))
+            cells[row["contestant"], metric["name"]] = Cell(
+                mean, low, high, bool(row["rank"] == best), row) if shown else None
+    return Grid(dataset, metrics, rows, cells)
+
+
+def decimals(column: pd.DataFrame) -> int:
+    """How many decimals tell the means of one metric apart, and no more: 0 to 6."""
+    width = (column["high"] - column["low"]).median()
+    spread = max(column["mean"].max() - column["mean"].min(), width)
+    if not math.isfinite(spread) or spread <= 0:
+        return 2
+    return min(max(2 - math.floor(math.log10(spread)), 0), 6)
+
+
+def write(board: Board, folder: Path) -> list[Path]:
+    """The files written: one CSV a frame of the board, one Markdown and one LaTeX a data set."""
+    folder.mkdir(parents=True)
+    paths = []
+    for name in ("estimates", "families", "verdicts", "differences", "effects", "missing", "nans"):
+        paths.append(folder / f"{name}.csv")
+        frame: pd.DataFrame = getattr(board, name)
+        frame.to_csv(paths[-1], index=False, float_format="%.10g", lineterminator="\n")
+    for dataset in dict.fromkeys(board.estimates["dataset"]):
+        table = grid(board, dataset)
+        for suffix, text in (("md", markdown(board, table)), ("tex", latex(board, table))):
+            paths.append(folder / f"{slug(dataset)}.{suffix}")
+            paths[-1].write_text(text, encoding="utf-8", newline="\n")
+    return paths
+
+
+def markdown(board: Board, table: Grid) -> str:
+    """One data set's table in GitHub's Markdown: mean, interval and rank; the best in bold."""
+    lines = ["| " + " | ".join(["Contestant", "Kind", *(
+        f"{_md(m['title'])} {ARROW[m['better']]}" for m in table.metrics)]) + " |",
+        "|" + "---|" * 2 + "---:|" * len(table.metrics)]
+    for kind, names in table.rows.items():
+        for name in names:
+            cells = [_md(f"{label(board, name)} ({name})"), kind]
+            for metric in table.metrics:
+                cell = table.cells[name, metric["name"]]
+                if cell is None:
+                    cells.append(DASH)
+                    continue
+                mean = f"**{cell.mean}**" if cell.best else cell.mean
+                rank = cell.row["rank"]
+                place = f" #{rank:g}" if math.isfinite(rank) else ""
+                cells.append(f"{mean} [{cell.low}, {cell.high}]{place}")
+            lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", f"{_md(board.title)}, protocol {_md(board.protocol)}, {_md(table.dataset)}: mean "
+              "over seeds and images, 95 % bootstrap interval, rank. ↑ higher and ↓ lower is "
+              "better. Best ranked in bold; – is incomplete or without a number and not ranked; "
+              "ceilings are given the mask and not ranked."]
+    return "\n".join(lines) + "\n"
+
+
+def latex(board: Board, table: Grid) -> str:
+    """One data set's table for a paper that loads booktabs; the best in bold."""
+    head = " & ".join(["", *(
+        f"{_tex(m['title'])} {_TEX_ARROW[m['better']]}" for m in table.metrics)])
+    lines = [
+        "% Needs \\usepackage{booktabs}, and \\usepackage[T1]{fontenc} for names beyond ASCII.",
+        "\\begin{table}", "\\centering", "\\small",
+        f"\\caption{{{_tex(board.title)} (protocol {_tex(board.protocol)}), {_tex(table.dataset)}. "
+        "Mean over seeds and images with its 95\\,\\% bootstrap interval. Best ranked in bold; "
+        "-- is not ranked because it is incomplete or has no number.}",
+        f"\\label{{tab:{slug(board.suite)}-{slug(table.dataset)}}}",
+        f"\\begin{{tabular}}{{l{'r' * len(table.metrics)}}}", "\\toprule", f"{head} \\\\"]
+    for kind, names in table.rows.items():
+        if not names:
+            continue
+        lines += ["\\midrule",
+                  f"\\multicolumn{{{len(table.metrics) + 1}}}{{l}}{{\\emph{{{KINDS[kind]}}}}} \\\\"]
+        for name in names:
+            cells = [_tex(label(board, name))]
+            for metric in table.metrics:
+                cell = table.cells[name, metric["name"]]
+                if cell is None:
+                    cells.append("--")
+                    continue
+                mean = f"\\textbf{{{cell.mean}}}" if cell.best else cell.mean
+                cells.append(f"{mean} {{\\scriptsize [{cell.low}, {cell.high}]}}")
+            lines.append(" & ".join(cells) + " \\\\")
+    lines += ["\\bottomrule", "\\end{tabular}", "\\end{table}"]
+    return "\n".join(lines) + "\n"
+
+
+def _md(text: object) -> str:
+    """Text that Markdown shows as it is, also inside a table."""
+    plain = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([\\`*_{}\[\]|~$#>])", r"\\\1", plain)
+
+
+_TEX_ARROW = {"higher": r"$\uparrow$", "lower": r"$\downarrow$"}
+_TEX = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+        **{sign: f"\\{sign}" for sign in "&%$#_"}}
+
+
+def _tex(text: object) -> str:
+    """Text that LaTeX sets as it is."""
+    return "".join(_TEX.get(sign, sign) for sign in " ".join(str(text).split()))

@@ -1,0 +1,161 @@
+"""A small results folder with known truth, written through bench.results; runs nothing."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from bench.core import (
+    PLAIN,
+    Backbone,
+    Card,
+    Contestant,
+    Metric,
+    Recipe,
+    RunSpec,
+    Scores,
+    number_from,
+)
+from bench.results import Folder, write_plan
+
+HOSTILE = 'Grad<script>alert("x")</script>_CAM & 100% | é #1 $m_i$ \\evil{} ~^'
+"""A title that HTML, Markdown and LaTeX each take for markup."""
+
+CONTESTANTS = {
+    # name: title, family, truth (mean of faithfulness), signed
+    "softcam": ("SoftCAM", "inherent", 0.80, True),
+    "gradcam": (HOSTILE, "cam", 0.60, False),
+    "gradcam@softcam": ("Grad-CAM", "cam", 0.70, False),
+    "twin": ("Twin of edges", "gradient", 0.40, True),
+    "partial": ("Stopped half-way", "perturbation", 0.95, True),
+    "foreign": ("Needs another network", "gradient", 0.95, True),
+    "noise": ("Uniform noise", "control", 0.20, True),
+    "edges": ("Sobel edges", "control", 0.40, False),
+    "oracle": ("The mask itself", "control", 0.99, False),
+}
+"""twin and edges share one truth; partial lacks a seed; foreign is unsupported."""
+
+METRICS = (
+    Metric("pixel-flipping", "Pixel Flipping", "faithfulness", "lower", len, track="quantus",
+           params={"features_in_step": 16}, about="Area under the probability curve while the "
+           "highest pixels are removed first.", paper="arXiv:1509.06321"),
+    Metric("correlation", "Faithfulness Correlation", "faithfulness", "higher", len,
+           track="quantus", about="Correlation of attributed and actual effect of random subsets.",
+           paper="https://arxiv.org/abs/2005.00631"),
+    Metric("pointing", "Pointing Game", "localisation", "higher", len, needs=("mask",),
+           track="quantus", about="Whether the highest pixel lies in the mask."),
+    Metric("accuracy", "Accuracy", "classifier", "higher", len,
+           about="Whether the network is right."),
+)
+
+CARDS = (
+    Card("shapes", "Shapes <b>& squares</b>", "planted", ("square", "disc", "tri<i>angle"),
+         (1, 16, 16), (0.5,), (0.25,), {"train": "train", "test": "test"}, truth="pixels",
+         licence="CC0-1.0", redistributable=True, citation='Nobody, "Shapes" (2024) <script>',
+         homepage="javascript:alert(1)"),
+    Card("letters", "Letters", "planted", ("A", "B"), (3, 16, 16), (0.5,) * 3, (0.25,) * 3,
+         {"train": "train", "test": "test"}, licence="all rights reserved", citation="N. N.",
+         homepage="https://example.org/letters"),
+)
+
+
+def value(metric, truth, image, seed, noise):
+    """Samples of one metric whose mean is known: `truth`, turned round where lower is better."""
+    mean = truth + image + seed + noise
+    return 1 - mean if metric.better == "lower" else mean
+
+
+def build(out: Path, *, images: int = 24, seeds: int = 3, measured: float = 1.5) -> Path:
+    """Writes out/synthetic and returns it."""
+    recipe, backbone = Recipe(epochs=1), Backbone("resnet10t", stem="small")
+    runs, skipped = [], [{"dataset": "letters", "contestant": None, "metric": "pointing",
+                          "reason": "letters has no masks"},
+                         {"dataset": "letters", "contestant": "oracle", "metric": None,
+                          "reason": "oracle needs a mask and letters has none"}]
+    facts = {card.name: {**asdict(card), "fingerprint": card.fingerprint} for card in CARDS}
+    for card in CARDS:
+        keys = [f"{card.name}-{i:03d}" for i in range(images)]
+        common = np.random.default_rng(number_from(card.name)).normal(0, 0.1, images)
+        labels = np.arange(images) % len(card.classes)
+        for name, (title, family, truth, signed) in CONTESTANTS.items():
+            if (card.name, name) == ("letters", "oracle"):
+                continue
+            explainer, _, trainer = name.partition("@")
+            trainer = trainer or ("softcam" if name == "softcam" else PLAIN)
+            for seed in range(seeds):
+                spec = RunSpec(
+                    "synthetic", "1", card.name, card.fingerprint,
+                    Contestant(name, explainer, trainer, "1", "1"), backbone, recipe, seed, images)
+                runs.append({"id": spec.id, "dataset": card.name, "contestant": name,
+                             "seed": seed, "fold": 0})
+                if name == "partial" and seed == seeds - 1:
+                    continue
+                folder = Folder.of(spec, out)
+                metrics = [m for m in METRICS if card.truth != "none" or "mask" not in m.needs]
+                unsupported = "the network has no feature map" if name == "foreign" else None
+                if unsupported:
+                    metrics = []
+                generator = np.random.default_rng(number_from(spec.id))
+                network = np.random.default_rng(number_from(trainer, seed, card.name))
+                right = network.random(images) < (0.9 if trainer == PLAIN else 0.95)
+                predictions = np.where(right, labels, (labels + 1) % len(card.classes))
+                for metric in metrics:
+                    noise = generator.normal(0, 0.05, images)
+                    numbers = value(metric, truth, common, (seed - 1) * 0.005, noise)
+                    if metric.family == "classifier":
+                        numbers = right.astype(float)
+                    reasons = [None] * images
+                    if name == "gradcam" and metric.name == "pointing":
+                        numbers[:3], reasons[:3] = np.nan, ["constant map"] * 3
+                    folder.write_scores(metric, keys, Scores(numbers, tuple(reasons)))
+                if not unsupported:
+                    folder.write_samples({
+                        "key": keys, "label": labels, "group": [""] * images,
+                        "prediction": predictions, "confidence": generator.random(images),
+                        "logit": generator.normal(size=images), "target": labels})
+                    folder.write_media(*media(card, keys, labels, predictions, name, signed, seed))
+                folder.write_run({
+                    "spec": spec.to_json(), "unsupported": unsupported, "dataset": facts[card.name],
+                    "contestant": {
+                        "name": name, "title": title, "family": family, "signed": signed,
+                        "paper": "arXiv:1610.02391" if family == "cam" else "",
+                        "additivity": "mean" if name == "softcam" else "none",
+                        "control": family == "control" and name != "oracle",
+                        "ceiling": name == "oracle", "explainer": explainer, "trainer": trainer,
+                        "trainer_title": "SoftCAM" if trainer == "softcam" else "Plain classifier"},
+                    "classifier": {"parameters": 4_900_000, "accuracy": float(right.mean()),
+                                   "grid": [8, 8], "backbone": "resnet10t"},
+                    "metrics": {metric.name: metric.facts() for metric in metrics},
+                    "versions": {"python": "3.11.9", "torch": "2.8.0", "quantus": "0.6.0"},
+                    "git": "0123456789abcdef", "device": "cpu", "checkpoint": "ab" * 32,
+                    "measured": {"train": measured, "explain": 0.2,
+                                 "score": {metric.name: 0.1 for metric in metrics}}})
+    write_plan(out, {
+        "suite": "synthetic", "title": "Synthetic <em>suite</em>", "protocol": "1", "runs": runs,
+        "metrics": [metric.facts() for metric in METRICS], "datasets": facts, "skipped": skipped})
+    return out / "synthetic"
+
+
+def media(card, keys, labels, predictions, name, signed, seed, n=4):
+    """A gallery of squares whose maps are as good as their contestant."""
+    channels, height, width = card.image
+    generator = np.random.default_rng(number_from(card.name, "media"))
+    image = generator.integers(0, 90, (n, channels, height, width), dtype=np.uint8)
+    mask = np.zeros((n, height, width), np.uint8)
+    for i in range(n):
+        top, left = generator.integers(1, 8, 2)
+        mask[i, top:top + 6, left:left + 6] = 1
+        image[i, :, top:top + 6, left:left + 6] = 220
+    truth = CONTESTANTS[name][2]
+    coarse = mask.reshape(n, height // 2, 2, width // 2, 2).mean((2, 4))
+    noise = np.random.default_rng(number_from(name, seed)).normal(0, 1 - truth, coarse.shape)
+    maps = (coarse + noise).astype(np.float32)
+    arrays = {"image": image, "maps": maps if signed else np.maximum(maps, 0)}
+    if card.truth == "pixels":
+        arrays["mask"] = mask
+    chosen = slice(0, n)
+    return arrays, {"keys": keys[chosen], "labels": labels[chosen].tolist(),
+                    "predictions": predictions[chosen].tolist()}
+

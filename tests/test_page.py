@@ -1,0 +1,262 @@
+"""The page: whole, safe with any name, the same bytes each time, and made without torch."""
+
+from __future__ import annotations
+
+import csv
+import html.parser
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bench import board, page, results
+from bench.core import HeatproofError
+from bench.page import gallery, tables, view
+
+synthetic = runpy.run_path(str(Path(__file__).with_name("synthetic.py")))
+HOSTILE = synthetic["HOSTILE"]
+VOID = {"meta", "link", "img", "br", "hr", "input", "line", "circle"}
+
+
+class Reader(html.parser.HTMLParser):
+    """Collects tags, text and addresses, and checks that every tag is closed."""
+
+    def __init__(self, text):
+        super().__init__(convert_charrefs=True)
+        self.open, self.tags, self.words, self.local, self.ids = [], [], [], [], set()
+        self.feed(text)
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        self.ids.add(dict(attributes).get("id"))
+        self.local += [value for name, value in attributes if name in ("href", "src")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    folder = synthetic["build"](tmp_path_factory.mktemp("results"))
+    return results.read(folder)
+
+
+@pytest.fixture(scope="module")
+def ranked(found):
+    return board.rank(found)
+
+
+@pytest.fixture(scope="module")
+def index(found, ranked, tmp_path_factory):
+    return page.write(ranked, found, tmp_path_factory.mktemp("leaderboard"))
+
+
+@pytest.fixture(scope="module")
+def read(index):
+    return Reader(index.read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Publishing without its slowest part."""
+    monkeypatch.setattr(page.plots, "write", lambda *_: [])
+
+
+def content(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes()
+            for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_every_local_address_exists_and_no_other_is_fetched(index, read):
+    for address in read.local:
+        if address.startswith("#"):
+            assert address[1:] in read.ids
+        elif not address.startswith("https://"):
+            assert (index.parent / unquote(address)).is_file(), address
+    fetched = [facts["src"] for tag, facts in read.tags if "src" in facts]
+    assert fetched
+    assert not [address for address in fetched if "//" in address]
+    assert not [tag for tag, _ in read.tags if tag in ("script", "link", "iframe")]
+
+
+def test_hostile_names_are_shown_as_text(read):
+    words = "".join(read.words)
+    assert HOSTILE in words
+    assert "<em>suite</em>" in words
+    assert not [tag for tag, _ in read.tags if tag in ("script", "em", "i", "b")]
+    assert not [a for a in read.local if a.startswith("javascript")]
+
+
+def test_tables_can_be_read_aloud(read):
+    count = [tag for tag, _ in read.tags]
+    assert count.count("table") == count.count("caption") >= 5
+    assert all("scope" in facts for tag, facts in read.tags if tag == "th")
+    assert all(facts.get("alt") for tag, facts in read.tags if tag == "img")
+    assert ("html", {"lang": "en"}) in read.tags
+
+
+def test_the_page_says_who_beats_the_controls_and_why_others_are_not_ranked(read):
+    words = re.sub(r"\s+", " ", "".join(read.words))
+    assert "SoftCAM, Grad-CAM on SoftCAM and Grad<script>" in words
+    assert "Twin of edges does so in no family" in words
+    assert "not told apart from edges" in words
+    assert "the network has no feature map" in words
+    assert "lower is better" in words
+
+
+def test_two_publications_are_equal_byte_for_byte(found, index, tmp_path):
+    second = page.write(board.rank(found), found, tmp_path)
+    assert content(index.parent) == content(second.parent)
+
+
+def test_publishing_again_replaces_the_old_page_and_leaves_nothing_behind(
+        found, ranked, tmp_path, undrawn):
+    first = page.write(ranked, found, tmp_path)
+    (first.parent / "tables" / "old.csv").write_text("old")
+    page.write(ranked, found, tmp_path)
+    assert not (first.parent / "tables" / "old.csv").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["synthetic"]
+
+
+def test_a_publication_that_fails_leaves_the_old_page_whole(
+        found, ranked, tmp_path, undrawn, monkeypatch):
+    before = content(page.write(ranked, found, tmp_path).parent)
+    monkeypatch.setattr(page.plots, "write", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        page.write(ranked, found, tmp_path)
+    assert content(tmp_path / "synthetic") == before
+    assert [path.name for path in tmp_path.iterdir()] == ["synthetic"]
+
+
+def test_a_publication_killed_between_the_renames_is_mended_by_the_next(
+        found, ranked, tmp_path, undrawn):
+    target = page.write(ranked, found, tmp_path).parent
+    target.rename(tmp_path / ".synthetic.old")
+    (tmp_path / ".synthetic.new").mkdir()
+    page.write(ranked, found, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["synthetic"]
+
+
+def test_a_folder_that_is_no_page_is_never_replaced(found, ranked):
+    with pytest.raises(HeatproofError, match=r"no page of ours.*--out"):
+        page.write(ranked, found, found.folder.parent)
+    assert (found.folder / "plan.json").is_file()
+
+
+def test_an_out_that_cannot_be_written_is_one_line_with_the_cure(found, ranked, tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    with pytest.raises(HeatproofError, match=r"cannot write .*--out"):
+        page.write(ranked, found, blocked)
+
+
+def test_a_suite_of_which_hardly_anything_ran_has_a_page(tmp_path):
+    folder = synthetic["build"](tmp_path / "results", images=4, seeds=1)
+    for path in folder.glob("shapes/*/*/run.json"):
+        if "foreign" not in path.as_posix():
+            path.unlink()
+    for path in folder.glob("letters/*/*/scores/*.parquet"):
+        if "softcam" not in path.as_posix():
+            path.unlink()
+    found = results.read(folder)
+    text = page.write(board.rank(found), found, tmp_path / "out").read_text(encoding="utf-8")
+    words = "".join(Reader(text).words)
+    assert "No contestant beats every control" in words
+    assert "not scored yet" in words
+
+
+def test_latex_has_booktabs_bold_and_escaped_names(index):
+    text = (index.parent / "tables" / "shapes.tex").read_text(encoding="utf-8")
+    for command in ("\\toprule", "\\midrule", "\\bottomrule", "\\textbf{0.", "\\uparrow"):
+        assert command in text
+    assert "\\_CAM \\& 100\\% | é \\#1 \\$m\\_i\\$ \\textbackslash{}evil\\{\\}" in text
+    assert "<script>" not in text
+    body = re.sub(r"\\.", "", text)
+    assert body.count("{") == body.count("}")
+    rows = [line for line in text.splitlines() if line.endswith("\\\\") and "multicol" not in line]
+    assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {4}
+
+
+def test_markdown_rows_have_as_many_cells_as_the_head(index):
+    lines = (index.parent / "tables" / "shapes.md").read_text(encoding="utf-8").splitlines()
+    table = [line for line in lines if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {7}
+    assert "<script>" not in "".join(lines)
+
+
+def test_csv_holds_the_board_to_ten_digits(index, ranked):
+    with (index.parent / "tables" / "estimates.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(ranked.estimates)
+    for row, mean in zip(rows, ranked.estimates["mean"], strict=True):
+        assert (row["mean"] == "") == np.isnan(mean)
+        if row["mean"]:
+            assert float(row["mean"]) == pytest.approx(mean, rel=1e-9)
+
+
+def test_pictures_come_only_from_data_that_may_be_passed_on(index):
+    assert [path.name for path in (index.parent / "media").iterdir()] == ["shapes"]
+    with Image.open(index.parent / "media" / "shapes" / "00-softcam.png") as image:
+        assert image.size == (112, 112)
+
+
+def test_a_signed_map_is_white_at_zero_and_an_unsigned_one_dark():
+    values = np.array([[-2, 0], [1, np.nan]], np.float32)
+    signed = gallery.heatmap(values, None, (28, 28), signed=True)
+    assert signed.shape == (112, 112, 3)
+    blue, white, red, grey = (
+        signed[y, x].astype(int) for y, x in ((0, 0), (0, -1), (-1, 0), (-1, -1)))
+    assert blue[2] > blue[0] + 30
+    assert red[0] > red[2] + 30
+    assert white.min() > 240
+    assert len(set(grey)) == 1
+    assert (signed[:56, :56] == signed[0, 0]).all()
+    dark = gallery.heatmap(np.array([[0, 1]], np.float32), None, (28, 28), signed=False)
+    assert dark[0, 0].max() < 10
+
+
+def test_large_images_are_reduced_and_the_outline_follows_the_mask():
+    mask = np.zeros((448, 448), np.uint8)
+    mask[100:200, 100:200], mask[300:, 300:] = 1, 255
+    picture = gallery.photograph(np.zeros((1, 448, 448), np.uint8), mask)
+    assert picture.shape == (224, 224, 3)
+    lit = picture.any(axis=2)
+    assert lit[50, 50:100].all()
+    assert lit.sum() == 4 * 50 - 4
+
+
+@pytest.mark.parametrize(("text", "address"), [
+    ("javascript:alert(1)", ""), ("Nobody 2020", ""),
+    ("arXiv:1610.02391", "https://arxiv.org/abs/1610.02391"),
+    ("Bach et al., https://doi.org/10.1371/x.", "https://doi.org/10.1371/x")])
+def test_only_web_addresses_become_links(text, address):
+    assert view.link(text) == address
+
+
+def test_names_become_safe_file_names():
+    assert tables.slug("../a b/ö@c") == "a-b-@c"
+    assert tables.slug("gradcam@softcam") == "gradcam@softcam"
+
+
+def test_publishing_imports_no_torch():
+    heavy = ("torch", "quantus", "captum", "timm", "datasets", "torchvision")
+    code = ("import sys; import bench.board, bench.page; "
+            f"print([name for name in {heavy!r} if name in sys.modules])")
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                            cwd=Path(__file__).parents[1], check=True)
+    assert answer.stdout.strip() == "[]"

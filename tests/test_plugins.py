@@ -1,0 +1,137 @@
+"""The door: a stranger's method in one file or one package, and what goes wrong with it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench import plugins, testing
+from bench.core import HeatproofError, Method
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def example() -> str:
+    """The README's plugin, to the letter."""
+    found = re.search(r"<!-- example: occlusion.py -->\n```python\n(.*?)```", README, re.DOTALL)
+    assert found
+    return found.group(1)
+
+
+@pytest.fixture
+def door():
+    """The registries, put back as they were."""
+    before = [(dict(r.things), dict(r.origins)) for r in plugins._ALL]
+    loaded, failures = dict(plugins._loaded), dict(plugins.failures)
+    yield
+    for registry, (things, origins) in zip(plugins._ALL, before, strict=True):
+        registry.things, registry.origins = things, origins
+    for now, then in ((plugins._loaded, loaded), (plugins.failures, failures)):
+        now.clear()
+        now.update(then)
+
+
+def heatproof(*args: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "bench", *args], cwd=cwd, capture_output=True, text=True,
+        timeout=300, env={**os.environ, "COLUMNS": "200", **env})
+
+
+def test_the_readmes_example_is_under_30_lines() -> None:
+    assert len(example().splitlines()) < 30
+
+
+@pytest.mark.usefixtures("door")
+def test_the_readmes_example_keeps_the_contract(tmp_path: Path) -> None:
+    (tmp_path / "occlusion.py").write_text(example())
+    plugins.load([tmp_path / "occlusion.py"])
+    failed = [f for f in testing.check_method(plugins.methods["occlusion"]) if not f.ok]
+    assert not failed
+
+
+def test_the_example_runs_as_a_file_from_another_folder(tmp_path: Path, tiny: Path) -> None:
+    (tmp_path / "occlusion.py").write_text(example())
+    tiny.write_text(tiny.read_text().replace('"noise"', '"occlusion", "occlusion@softcam"'))
+    done = heatproof("run", str(tiny), "--plugin", "occlusion.py", "--jobs", "2",
+                     "--only", "occlusion", "--only", "occlusion@softcam", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for name in ("occlusion", "occlusion@softcam"):
+        (run,) = (tmp_path / "results" / "tiny" / "digits" / name).iterdir()
+        assert (run / "scores" / "quantus" / "PixelFlipping.parquet").is_file()
+
+
+def test_the_example_runs_as_an_installed_package_from_another_folder(
+    tmp_path: Path, tiny: Path,
+) -> None:
+    site = tmp_path / "site"
+    info = site / "occlusion-1.0.dist-info"
+    info.mkdir(parents=True)
+    (site / "occlusion.py").write_text(example())
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: occlusion\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[bench.plugins]\nocclusion = occlusion\n")
+    tiny.write_text(tiny.read_text().replace('"noise"', '"occlusion"'))
+    done = heatproof("run", str(tiny), "--only", "occlusion", "--jobs", "1", cwd=tmp_path,
+                     PYTHONPATH=str(site))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "results" / "tiny" / "digits" / "occlusion").is_dir()
+
+
+@pytest.mark.usefixtures("door")
+def test_a_name_taken_twice_raises_and_names_both(tmp_path: Path) -> None:
+    (tmp_path / "again.py").write_text(example().replace('"occlusion"', '"gradcam"'))
+    with pytest.raises(HeatproofError, match=r"bench\.methods\.cams and again by heatproof_plugin"):
+        plugins.load([tmp_path / "again.py"])
+    assert plugins.methods.origins["gradcam"] == "bench.methods.cams"
+
+
+@pytest.mark.usefixtures("door")
+def test_a_broken_file_raises_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text(example() + "\nraise RuntimeError('late trouble')\n")
+    with pytest.raises(HeatproofError, match=r"broken\.py failed: RuntimeError: late trouble"):
+        plugins.load([tmp_path / "broken.py"])
+    assert "occlusion" not in plugins.methods
+    with pytest.raises(HeatproofError, match="there is no plugin file"):
+        plugins.load([tmp_path / "absent.py"])
+
+
+def test_a_broken_package_is_listed_and_harms_nothing_else(tmp_path: Path) -> None:
+    info = tmp_path / "site" / "broken-1.0.dist-info"
+    info.mkdir(parents=True)
+    (tmp_path / "site" / "broken_plugin.py").write_text("import no_such_library\n")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[bench.plugins]\nbroken = broken_plugin\n")
+    done = heatproof("list", "methods", cwd=tmp_path, PYTHONPATH=str(tmp_path / "site"))
+    assert done.returncode == 0
+    assert "no_such_library" in done.stderr
+    assert "softcam" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["plain", "", "a@b", "a b", "../a"])
+def test_a_name_that_would_confuse_is_refused(name: str) -> None:
+    with pytest.raises(HeatproofError, match="must not be empty"):
+        plugins.Registry[int]("method").add(name, 1, "here")
+
+
+@pytest.mark.usefixtures("door")
+def test_a_method_without_a_version_is_known_by_its_source(tmp_path: Path) -> None:
+    path = tmp_path / "occlusion.py"
+    path.write_text(example())
+    plugins.load([path])
+    first = plugins.version_of(plugins.methods["occlusion"])
+    path.write_text(example() + "\n# changed\n")
+    assert plugins.version_of(plugins.methods["occlusion"]) != first
+    assert plugins.version_of(plugins.methods["gradcam"]) == "1"
+
+
+def test_only_a_method_is_registered_as_one() -> None:
+    with pytest.raises(HeatproofError, match=r"derived from bench\.Method"):
+        plugins.method("thing")(int)  # type: ignore[type-var]
+    with pytest.raises(HeatproofError, match="no network of its own"):
+        plugins.trainer("gradcam")
+    assert issubclass(plugins.trainer("softcam"), Method)

@@ -1,0 +1,150 @@
+"""Training: twins, once for all who share, and the same result after an interruption."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import data, nets, suite, train
+from bench.core import HeatproofError, Recipe, RunSpec
+from bench.data.images import Batches
+from bench.store import Cache
+
+CPU = torch.device("cpu")
+
+
+def batches(spec: RunSpec) -> Batches:
+    return Batches(data.held(spec.dataset, "train"), data.card(spec.dataset), seed=spec.seed,
+                   samples=spec.recipe.samples, name="train")
+
+
+def fitted(spec: RunSpec, cache: Cache, progress=lambda *_: None) -> train.Fitted:
+    _, trainer = suite.method_of(spec, data.card(spec.dataset))
+    return train.fitted(trainer, spec, lambda: batches(spec), cache, device=CPU, progress=progress)
+
+
+@pytest.fixture
+def specs(tiny_suite: suite.Suite) -> dict[str, RunSpec]:
+    return {run.contestant.name: run for run in tiny_suite.runs}
+
+
+def test_a_network_is_trained_once_for_all_who_share_it(specs, tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    first = fitted(specs["gradcam"], cache)
+    again = fitted(specs["noise"], cache)
+    assert first.trained
+    assert not again.trained
+    assert first.checkpoint == again.checkpoint
+    assert fitted(specs["softcam"], cache).trained
+    assert not fitted(specs["gradcam@softcam"], cache).trained
+    assert len(list((tmp_path / "models").rglob("*.safetensors"))) == 2
+    x = torch.randn(3, 1, 32, 32)
+    assert torch.equal(first.net(x), again.net(x))
+    assert not first.net.training
+
+
+def test_the_twins_share_backbone_first_weights_and_data_order(specs) -> None:
+    card = data.card("digits")
+    nets_of = {}
+    for name in ("gradcam", "softcam"):
+        _, trainer = suite.method_of(specs[name], card)
+        nets_of[name] = trainer.network()
+    plain, own = nets_of["gradcam"].state_dict(), nets_of["softcam"].backbone.state_dict()
+    assert set(plain) - set(own) == {"fc.weight", "fc.bias"}
+    assert all(torch.equal(plain[key], own[key]) for key in own)
+
+    seen: dict[str, list[str]] = {}
+
+    def note(name: str, wrapped):
+        def loss(net, batch):
+            seen.setdefault(name, []).append(f"{batch.key}{batch.x.sum():.6f}")
+            return wrapped(net, batch)
+        return loss
+
+    for name in ("gradcam", "softcam"):
+        _, trainer = suite.method_of(specs[name], card)
+        trainer.loss = note(name, trainer.loss)
+        train._train(trainer, trainer.network(), specs[name], batches(specs[name]),
+                     Cache(), CPU, lambda *_: None)
+    assert seen["gradcam"] == seen["softcam"]
+    assert len(set(seen["gradcam"])) == len(seen["gradcam"])
+
+
+class Stop(BaseException):
+    """Something that no handler catches, like a kill."""
+
+
+def test_a_training_that_was_killed_ends_with_the_same_bytes(specs, tmp_path: Path) -> None:
+    whole = fitted(specs["softcam"], Cache(tmp_path / "whole"))
+
+    def stop(what: str, done: int, total: int) -> None:
+        if done == 1:
+            raise Stop
+
+    cut = Cache(tmp_path / "cut")
+    with pytest.raises(Stop):
+        fitted(specs["softcam"], cut, stop)
+    assert cut.wip(specs["softcam"].model_id).is_file()
+    seen: list[int] = []
+    resumed = fitted(specs["softcam"], cut, lambda _what, done, _total: seen.append(done))
+    assert seen[0] == 1  # not from the beginning
+    assert resumed.checkpoint == whole.checkpoint
+    assert not cut.wip(specs["softcam"].model_id).exists()
+
+
+def test_a_torn_progress_file_means_to_begin_again(specs, tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    wip = cache.wip(specs["gradcam"].model_id)
+    wip.parent.mkdir(parents=True)
+    wip.write_bytes(b"torn")
+    assert fitted(specs["gradcam"], cache).trained
+
+
+def test_training_moves_no_global_state(specs, tmp_path: Path) -> None:
+    before = torch.get_rng_state()
+    fitted(specs["gradcam"], Cache(tmp_path))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_checkpoint_of_another_model_says_which_keys_differ(specs, tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    fitted(specs["gradcam"], cache)
+    path = cache.path("models", specs["gradcam"].model_id)
+    other = nets.build(specs["gradcam"].backbone, channels=1, classes=3)
+    with pytest.raises(HeatproofError, match=r"checkpoint of another model: fc\.bias is \(10,\)"):
+        train.load_weights(other, path)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(HeatproofError, match="damaged"):
+        train.load_weights(other, path)
+
+
+def test_a_loss_that_diverges_is_told_with_its_cure(specs, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    wild = replace(specs["gradcam"], recipe=Recipe(epochs=3, lr=1e30, samples=96))
+    with pytest.raises(HeatproofError, match="lower the recipe's lr"):
+        fitted(wild, Cache(tmp_path))
+
+
+def test_the_learning_rate_rises_and_falls_as_the_recipe_says() -> None:
+    recipe = Recipe(epochs=4, lr=1.0, warmup=1.0)
+    rates = [train.learning_rate(recipe, step, 10) for step in range(40)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == pytest.approx(1.0)
+    assert rates[9] == rates[10] == pytest.approx(1.0)
+    assert rates[-1] < 0.01
+    constant = Recipe(epochs=4, lr=1.0, schedule="constant")
+    assert {train.learning_rate(constant, step, 10) for step in range(40)} == {1.0}
+
+
+def test_a_shifted_image_is_moved_whole() -> None:
+    x = torch.arange(64.0).reshape(1, 1, 8, 8).repeat(50, 1, 1, 1)
+    moved = train._shifted(x, 2, torch.Generator().manual_seed(0))
+    offsets = {float(m[0, 4, 4] - x[0, 0, 4, 4]) for m in moved}
+    assert offsets == {8.0 * dy + dx for dy in range(-2, 3) for dx in range(-2, 3)} & offsets
+    assert len(offsets) > 10
+    for image in moved:
+        inner = image[0, 2:6, 2:6]
+        assert torch.equal(inner - inner[0, 0], x[0, 0, 2:6, 2:6] - x[0, 0, 2, 2])
