@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Explanation heatmaps, put to the proof.", no_args_is_help=True,
     add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
-out = Console(soft_wrap=True, highlight=False)
+# Without a terminal (a file, a log) nobody set a width, and 80 columns would break the tables.
+_WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120
+out = Console(soft_wrap=False, highlight=False, width=_WIDTH)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 _plugin_files: list[str] = []
 
@@ -217,6 +219,7 @@ def publish(
 ) -> None:
     """Rebuilds the leaderboard, tables, plots and page of a suite from its results alone."""
     from bench import board, page, results
+    from bench.page import terminal
 
     with err.status("reading results"):
         found = results.read(folder)
@@ -224,8 +227,10 @@ def publish(
         ranked = board.rank(found)
     with err.status("writing the page"):
         index = page.write(ranked, found, to)
-    for table in page.terminal_tables(ranked):
+    for table in terminal.tables(ranked):
         out.print(table)
+        out.print()
+    out.print("[dim]✓ better than every control · ≈ not told apart from · ↓ worse than[/]")
     out.print(f"page: {index.resolve()}")
 
 

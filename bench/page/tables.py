@@ -85,7 +85,9 @@ def grid(board: Board, dataset: str) -> Grid:
         best = column["rank"].min()
         for row in records(column):
             shown = row["complete"] and math.isfinite(row["mean"])
-            mean, low, high = (f"{row[key]:.{places}f}" for key in ("mean", "low", "high"))
+            # Adding 0 takes the sign off a number that rounds to nothing.
+            mean, low, high = (
+                f"{round(row[key], places) + 0.0:.{places}f}" for key in ("mean", "low", "high"))
             cells[row["contestant"], metric["name"]] = Cell(
                 mean, low, high, bool(row["rank"] == best), row) if shown else None
     return Grid(dataset, metrics, rows, cells)

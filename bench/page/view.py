@@ -266,7 +266,7 @@ def _effects(board: Board, table: Grid) -> dict[str, Any] | None:
         for metric in metrics:
             row = found.get((effect, first, second, metric["name"]))
             cells.append(row and {
-                **{key: f"{row[key]:+.3f}".replace("-", "−") for key in ("mean", "low", "high")},
+                **{key: _gap(row[key]) for key in ("mean", "low", "high")},
                 "reads": row["reads"], "kind": {"better": "beats", "worse": "worse"}.get(
                     row["reads"], "unsure")})
         lines.append({"effect": effect, "first": first, "second": second, "cells": cells})
@@ -292,3 +292,7 @@ def _versions(facts: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{"versions": versions, "n": n} for versions, n in sets.most_common()]
 
 
+def _gap(value: float) -> str:
+    """A difference with its sign; what rounds to nothing has none."""
+    rounded = round(value, 3)
+    return f"{rounded:+.3f}".replace("-", "−") if rounded else "0.000"
