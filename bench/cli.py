@@ -15,6 +15,9 @@ from rich.markup import escape
 from bench.core import HeatproofError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from bench.run import Outcome
     from bench.suite import Suite
 
 app = typer.Typer(
@@ -183,7 +186,7 @@ def run(
             if not err.is_terminal:
                 err.print(text)
 
-        for outcome in execute(found, specs, settings, report):
+        for outcome in _until_stopped(execute(found, specs, settings, report)):
             for cell in [c for c in lines if c == outcome.cell or outcome.status == "failed"]:
                 bar.remove_task(lines.pop(cell))  # type: ignore[arg-type]
             bar.advance(total)
@@ -209,6 +212,15 @@ def run(
                   "same command goes on from there (--debug shows tracebacks)")
         raise typer.Exit(1 if failed else 2)
     out.print(f"results are in {where}; next: heatproof publish {where}")
+
+
+def _until_stopped(outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
+    """The outcomes; Ctrl-C ends the command with one line and exit code 130."""
+    try:
+        yield from outcomes
+    except KeyboardInterrupt:
+        err.print("stopped; what was finished is kept, and the same command goes on from there")
+        raise typer.Exit(130) from None
 
 
 @app.command()
@@ -254,7 +266,7 @@ def check(
 
 
 def main() -> None:
-    """The command `heatproof`: errors are one line and exit code 2, Ctrl-C is 130."""
+    """The command `heatproof`: bad input is one line and exit code 2."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         app()
@@ -263,6 +275,3 @@ def main() -> None:
             raise
         err.print(f"[red]heatproof:[/] {escape(str(error))}")
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        err.print("stopped; what was finished is kept, and the same command goes on from there")
-        raise SystemExit(130) from None

@@ -125,43 +125,39 @@ def _pooled(
     metrics = {name: [metric.name for metric in suite.metrics_of(name)] for name in suite.cards}
     params = {metric.name: dict(metric.params) for metric in suite.metrics}
     workers = min(settings.jobs, len(todo))
-    with ProcessPoolExecutor(
-            workers, context, initializer=_start, initargs=(settings, events)) as pool:
-        try:
-            waiting: dict[Future[Outcome], tuple[str, RunSpec]] = {
-                pool.submit(_fit, group[0]): ("fit", group[0]) for group in groups.values()}
-            while waiting:
-                done, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
-                with contextlib.suppress(queue.Empty):
-                    while True:
-                        report(events.get_nowait())
-                for future in done:
-                    kind, spec = waiting.pop(future)
-                    outcome = future.result()
-                    if kind == "run":
-                        yield outcome
-                    elif outcome.failures:
-                        yield from (_blamed(s, outcome) for s in groups[spec.model_id])
-                    else:
-                        waiting |= {
-                            pool.submit(_run, s, [(name, params[name])
-                                                  for name in metrics[s.dataset]]): ("run", s)
-                            for s in groups[spec.model_id]}
-        except BrokenProcessPool:
-            raise HeatproofError(
-                "a worker process died (killed, or out of memory); what was finished is kept: run "
-                "the same command again, with a smaller --jobs if memory was short") from None
-        finally:
-            # Ctrl-C, or a consumer that stops: the workers end now, not after their run.
-            pool.shutdown(wait=False, cancel_futures=True)
-            if waiting_left(pool):
-                for process in list((getattr(pool, "_processes", None) or {}).values()):
-                    process.terminate()
-
-
-def waiting_left(pool: ProcessPoolExecutor) -> bool:
-    """Whether the pool still has work that nobody will collect."""
-    return bool(getattr(pool, "_pending_work_items", None))
+    pool = ProcessPoolExecutor(
+        workers, context, initializer=_start, initargs=(settings, events))
+    waiting: dict[Future[Outcome], tuple[str, RunSpec]] = {
+        pool.submit(_fit, group[0]): ("fit", group[0]) for group in groups.values()}
+    try:
+        while waiting:
+            done, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    report(events.get_nowait())
+            for future in done:
+                kind, spec = waiting.pop(future)
+                outcome = future.result()
+                if kind == "run":
+                    yield outcome
+                elif outcome.failures:
+                    yield from (_blamed(s, outcome) for s in groups[spec.model_id])
+                else:
+                    waiting |= {
+                        pool.submit(_run, s, [(name, params[name])
+                                              for name in metrics[s.dataset]]): ("run", s)
+                        for s in groups[spec.model_id]}
+    except BrokenProcessPool:
+        raise HeatproofError(
+            "a worker process died (killed, or out of memory); what was finished is kept: run "
+            "the same command again, with a smaller --jobs if memory was short") from None
+    finally:
+        # Ctrl-C, or a consumer that stops: the workers end now, not after their run. They write
+        # whole files or none, so nothing is harmed.
+        if waiting:
+            for process in list(getattr(pool, "_processes", {}).values()):
+                process.kill()
+        pool.shutdown(wait=not waiting, cancel_futures=True)
 
 
 _worker: dict[str, Any] = {}

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from bench import data, explain, metrics, plugins, train
 from bench.core import HOME, Batch, Explained, HeatproofError, Method, Metric, RunSpec
 from bench.data.images import Batches
-from bench.results import Folder
+from bench.results import Folder, read_media
 from bench.store import Cache, read_json
 from bench.suite import card_facts, method_of
 
@@ -105,7 +105,7 @@ def _run(
     measured.setdefault("explain", clock() - started)
     if not (folder.path / "samples.parquet").is_file():
         _write_samples(folder, batch, logits, target)
-    if spec.media and not (folder.path / "media").is_dir():
+    if spec.media and read_media(folder.path) is None:
         _write_media(folder, batches, maps, logits, spec.media)
 
     seen = Explained(

@@ -117,8 +117,8 @@ def _method(cls: type[Method], channels: int) -> Iterator[Finding]:
     single = torch.cat([
         explained(method, net, batch[[i]], batch.y[[i]]) for i in range(len(batch))])
     off = _largest(single, maps) / max(float(maps.abs().max()), 1e-12)
-    yield Finding(kind, "a batch of n equals n batches of one (1e-5 of the peak)", f"differs by {off:.1e}",
-                  off <= 1e-5)
+    yield Finding(kind, "a batch of n equals n batches of one (1e-5 of the peak)",
+                  f"differs by {off:.1e}", off <= 1e-5)
     changed = [k for k, v in net.state_dict().items() if not torch.equal(v, before[k])]
     yield Finding(kind, "weights and buffers are unchanged", ", ".join(changed), not changed)
     yield Finding(kind, "no hook, no gradient and no training mode is left behind", "",

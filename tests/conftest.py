@@ -58,9 +58,15 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     return folder
 
 
+@pytest.fixture(scope="session")
+def tiny_text() -> str:
+    """A suite that runs in seconds."""
+    return TINY
+
+
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
-    """The file of a suite that runs in seconds."""
+    """The file of that suite."""
     path = tmp_path / "tiny.toml"
     path.write_text(TINY)
     return path

@@ -31,8 +31,7 @@ class Draws:
     def field(self, n: int) -> Array:
         """N numbers in [0, 1)."""
         words: Any = self.bits.random_raw(n)
-        shares: Array = (words >> np.uint64(11)) / 2.0**53
-        return shares
+        return np.asarray(words >> np.uint64(11), np.float64) / 2.0**53
 
     def below(self, n: int) -> int:
         """One whole number in [0, n)."""
