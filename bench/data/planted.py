@@ -31,7 +31,7 @@ class Draws:
     def field(self, n: int) -> Array:
         """N numbers in [0, 1)."""
         words: Any = self.bits.random_raw(n)
-        return np.asarray(words >> np.uint64(11), np.float64) / 2.0**53
+        return np.asarray((words >> np.uint64(11)) / 2.0**53, np.float64)
 
     def below(self, n: int) -> int:
         """One whole number in [0, n)."""
@@ -52,7 +52,7 @@ def _smooth(draws: Draws, cells: int, size: int) -> Array:
     w = at - low
     w = w * w * (3.0 - 2.0 * w)
     rows = grid[low] * (1.0 - w)[:, None] + grid[low + 1] * w[:, None]
-    return rows[:, low] * (1.0 - w) + rows[:, low + 1] * w
+    return np.asarray(rows[:, low] * (1.0 - w) + rows[:, low + 1] * w)
 
 
 def _disc(x: Array, y: Array, at: tuple[float, float], radius: float) -> Array:
