@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -41,6 +40,11 @@ def root(
 ) -> None:
     """Explanation heatmaps, put to the proof."""
     _plugin_files.extend(plugin or [])
+
+
+def _debug() -> bool:
+    """Whether --debug was given; read here, since an error may come before it is parsed."""
+    return "--debug" in sys.argv
 
 
 def _load(extra: list[str] | None) -> list[str]:
@@ -154,63 +158,25 @@ def run(
     out_folder: Out = Path("results"), plugin: Plugin = None,
 ) -> None:
     """Trains, explains and scores a suite; run it again to finish or to extend it."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from bench.watch import Watch
 
-    started = time.perf_counter()
-    with Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-            TimeElapsedColumn(), console=err, transient=False) as bar:
-        total = bar.add_task("looking up the suite", total=None)
+    with Watch(err, debug=_debug()) as watch:
         files = _load(plugin)
         found = _suite(suite, seeds)
         specs = found.only(only or [])
         from bench.pool import Settings, execute, prepare
 
-        bar.update(total, description=f"[bold]{escape(found.title)}")
+        watch.expect(found.title, len(specs))
         settings = prepare(found, specs, Settings(out_folder, device, jobs, tuple(files)))
-        bar.update(total, total=len(specs))
-        lines: dict[str, object] = {}
-        failed: list[str] = []
-        bad: list[str] = []
-        counts = {"done": 0, "finished before": 0}
-
-        def report(event: tuple[str, str, int, int]) -> None:
-            cell, what, done, of = event
-            if cell not in lines:
-                lines[cell] = bar.add_task("", total=of)
-            bar.update(lines[cell], description=f"  [dim]{escape(cell)}[/] {escape(what)}",  # type: ignore[arg-type]
-                       completed=done, total=of)
-
-        def tell(text: str) -> None:
-            # Without a terminal there is no bar to watch, so every finished run is a line.
-            if not err.is_terminal:
-                err.print(text)
-
-        for outcome in _until_stopped(execute(found, specs, settings, report)):
-            for cell in [c for c in lines if c == outcome.cell or outcome.status == "failed"]:
-                bar.remove_task(lines.pop(cell))  # type: ignore[arg-type]
-            bar.advance(total)
-            counts[outcome.status] = counts.get(outcome.status, 0) + 1
-            elapsed = time.perf_counter() - started
-            if outcome.status != "finished before":
-                tell(f"{elapsed:6.1f} s  {escape(outcome.cell)}: {escape(outcome.status)}")
-            for what, trace in outcome.failures.items():
-                line = outcome.bad_input.get(what) or trace.strip().splitlines()[-1]
-                known = line in failed or line in bad  # one cause may fail many runs
-                (bad if what in outcome.bad_input else failed).append(line)
-                if "--debug" in sys.argv:
-                    err.print(escape(trace))
-                elif not known:
-                    err.print(f"[red]{escape(outcome.cell)}, {escape(what)}:[/] {escape(line)}")
-        for cell in list(lines):
-            bar.remove_task(lines.pop(cell))  # type: ignore[arg-type]
-    summary = ", ".join(f"{n} {status}" for status, n in counts.items() if n)
+        for outcome in _until_stopped(execute(found, specs, settings, watch.report)):
+            watch.end(outcome)
+    summary = ", ".join(f"{n} {status}" for status, n in watch.counts.items())
     where = settings.out / found.name
-    out.print(f"{escape(found.title)}: {escape(summary)} in {time.perf_counter() - started:.0f} s")
-    if failed or bad:
-        err.print(f"[red]{len(failed) + len(bad)} failed;[/] what was finished is kept, and the "
-                  "same command goes on from there (--debug shows tracebacks)")
-        raise typer.Exit(1 if failed else 2)
+    out.print(f"{escape(found.title)}: {escape(summary)} in {watch.seconds:.0f} s")
+    if failures := len(watch.failed) + len(watch.bad_input):
+        err.print(f"[red]{failures} failed;[/] what was finished is kept, and the same command "
+                  "goes on from there (--debug shows tracebacks)")
+        raise typer.Exit(1 if watch.failed else 2)
     out.print(f"results are in {where}; next: heatproof publish {where}")
 
 
@@ -271,7 +237,7 @@ def main() -> None:
     try:
         app()
     except HeatproofError as error:
-        if "--debug" in sys.argv:
+        if _debug():
             raise
         err.print(f"[red]heatproof:[/] {escape(str(error))}")
         raise SystemExit(2) from None

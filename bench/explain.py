@@ -8,8 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from bench.core import Batch, HeatproofError, Method, RunSpec
+from bench.core import Batch, HeatproofError, Method
 from bench.randomness import seeded
+from bench.spec import RunSpec
 from bench.store import Cache, read_arrays, write_arrays
 
 CHUNK = 64

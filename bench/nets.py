@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from bench.core import Backbone, Card, HeatproofError, unknown
+from bench.core import Card, HeatproofError, unknown
 from bench.randomness import seeded
+from bench.spec import Backbone
 
 if TYPE_CHECKING:
     from collections.abc import Callable

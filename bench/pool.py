@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from bench import data, nets, plugins
-from bench.core import HeatproofError, RunSpec
+from bench.core import HeatproofError
 from bench.results import Folder, check_protocol, write_plan
 from bench.run import Outcome, Place, fit, run
+from bench.spec import RunSpec
 from bench.store import Cache
 from bench.suite import Suite
 

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from bench import data, explain, metrics, plugins, train
-from bench.core import HOME, Batch, Explained, HeatproofError, Method, Metric, RunSpec
+from bench.core import HOME, Batch, Explained, HeatproofError, Method, Metric
 from bench.data.images import Batches
 from bench.results import Folder, read_media
+from bench.spec import RunSpec
 from bench.store import Cache, read_json
 from bench.suite import card_facts, method_of
 

@@ -8,20 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bench import data, plugins
-from bench.core import (
-    PLAIN,
-    Backbone,
-    Card,
-    Contestant,
-    HeatproofError,
-    Method,
-    Metric,
-    Recipe,
-    RunSpec,
-    filled,
-    read_toml,
-    unknown,
-)
+from bench.core import PLAIN, Card, HeatproofError, Method, Metric, filled, read_toml, unknown
+from bench.spec import Backbone, Contestant, Recipe, RunSpec
 
 FOLDER = Path(__file__).parent / "suites"
 

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from bench import data, plugins, suite
-from bench.core import Backbone, Batch, Card, HeatproofError, Method, Metric, unknown
+from bench.core import Batch, Card, HeatproofError, Method, Metric, unknown
 from bench.explain import explained
 from bench.metrics.known import Finding, known_answer
 from bench.nets import maker
 from bench.randomness import seeded
+from bench.spec import Backbone
 
 __all__ = ["Finding", "check", "check_card", "check_method", "check_metric", "tiny_batch"]
 

@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from bench.core import HeatproofError, Method, Recipe, RunSpec, number_from, unknown
+from bench.core import HeatproofError, Method, number_from, unknown
 from bench.randomness import seeded
+from bench.spec import Recipe, RunSpec
 from bench.store import Cache, read_arrays, write_arrays
 
 if TYPE_CHECKING:

@@ -7,18 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.core import (
-    PLAIN,
-    Backbone,
-    Card,
-    Contestant,
-    Metric,
-    Recipe,
-    RunSpec,
-    Scores,
-    number_from,
-)
+from bench.core import PLAIN, Card, Metric, Scores, number_from
 from bench.results import Folder, write_plan
+from bench.spec import Backbone, Contestant, Recipe, RunSpec
 
 HOSTILE = 'Grad<script>alert("x")</script>_CAM & 100% | é #1 $m_i$ \\evil{} ~^'
 """A title that HTML, Markdown and LaTeX each take for markup."""

@@ -31,8 +31,7 @@ def test_no_file_is_long_and_none_is_called_utils() -> None:
     for folder in ("bench", "methods", "tests"):
         for path in (ROOT / folder).rglob("*.py"):
             assert path.stem not in ("utils", "helpers", "common"), path
-            # A few lines of grace: the rule says "about 400".
-            assert len(path.read_text().splitlines()) <= 420 or path.name == "core.py", path
+            assert len(path.read_text().splitlines()) <= 400, path
 
 
 def test_the_top_level_is_what_users_expect() -> None:

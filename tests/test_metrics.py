@@ -14,10 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import scipy.stats
-import skimage.metrics
 import torch
-from torch.nn.functional import interpolate
 
 import bench.metrics.classifier
 import bench.metrics.quantus_track  # noqa: F401
@@ -226,126 +223,6 @@ def test_the_sorting_of_ties_decides_nothing(
 
     monkeypatch.setattr(np, "argsort", backwards)
     assert same(one, scored(name, tied))
-
-
-def test_ties_are_broken_by_the_samples_own_seed() -> None:
-    flat = torch.zeros(2, 4, 4)
-    flat[:, 0, 0] = 1
-    first = maps.converted(flat, (4, 4), "ranks", torch.tensor([1, 2])).array
-    swapped = maps.converted(flat, (4, 4), "ranks", torch.tensor([2, 1])).array
-    assert np.array_equal(first, swapped[::-1])
-    assert not np.array_equal(first[0], first[1])
-    assert (first[:, 0, 0, 0] == 1).all()
-    assert sorted(first[0].ravel() * 16) == list(range(1, 17))
-
-
-def test_a_value_that_interpolation_splits_is_one_value() -> None:
-    native = torch.full((1, 3, 3), 0.1)
-    native[0, 0, 0] = 0.7
-    array = maps.upsampled(native, (16, 16))
-    assert len(np.unique(array[0, 9:, 9:])) >= 1
-    grained = maps.converted(native, (16, 16), "signed", torch.tensor([1])).array
-    assert len(np.unique(grained[0, 0, 9:, 9:])) == 1
-
-
-def test_maps_are_upsampled_bilinearly_to_the_image() -> None:
-    native = torch.rand(2, 4, 4)
-    expected = interpolate(native[:, None].double(), (16, 16), mode="bilinear")
-    raw = maps.converted(native, (16, 16), "raw", torch.tensor([1, 2]))
-    assert np.array_equal(raw.array, expected.numpy())
-    assert raw.array.shape == (2, 1, 16, 16)
-
-
-@pytest.mark.parametrize("kind", ["signed", "positive", "absolute", "ranks"])
-def test_every_converted_map_has_its_own_peak_at_one(kind: Any) -> None:
-    native = torch.randn(3, 4, 4) * torch.tensor([1e-6, 1.0, 1e6])[:, None, None]
-    array = maps.converted(native, (8, 8), kind, torch.tensor([1, 2, 3])).array
-    assert np.array_equal(np.abs(array).max((1, 2, 3)), np.ones(3))
-    assert kind == "signed" or array.min() >= 0
-
-
-def test_a_map_finer_than_the_image_is_refused() -> None:
-    with pytest.raises(HeatproofError, match="no finer than the image"):
-        maps.converted(torch.rand(1, 32, 32), (16, 16), "raw", torch.tensor([1]))
-    with pytest.raises(HeatproofError, match="absolute"):
-        maps.converted(torch.rand(1, 8, 8), (16, 16), "absolut", torch.tensor([1]))  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_pixel_flipping_is_what_one_computes_by_hand(channels: int) -> None:
-    explained = known.explained(known.Additive(), known.planted(2, channels), known.noise)
-    found = score(metric("quantus/PixelFlipping").with_params({"steps": 32}), explained)
-    assert found.curve is not None
-    for i in range(2):
-        x, y = explained.batch.x[i].clone(), int(explained.batch.y[i])
-        order = explained.maps[i].flatten().argsort(descending=True)
-        curve = []
-        for part in order.split(8):
-            x.flatten(1)[:, part] = x.min()
-            curve.append(float(explained.network(x[None]).softmax(1)[0, y].detach()))
-        np.testing.assert_allclose(found.curve[i], curve, atol=1e-6)
-        np.testing.assert_allclose(found.value[i], np.mean(curve), atol=1e-6)
-
-
-def test_localisation_is_what_one_computes_by_hand() -> None:
-    explained = sample(6, 3)
-    assert explained.batch.mask is not None
-    for i in range(6):
-        a, inside = explained.maps[i].double(), explained.batch.mask[i] > 0
-        k = int(inside.sum())
-        top = a.flatten().topk(k).indices
-        by_hand = {
-            "PointingGame": float(inside.flatten()[a.argmax()]),
-            "RelevanceRankAccuracy": float(inside.flatten()[top].sum() / k),
-            "AttributionLocalisation": float(a.clamp(min=0)[inside].sum() / a.clamp(min=0).sum())}
-        for name, value in by_hand.items():
-            assert scored(f"quantus/{name}", explained).value[i] == pytest.approx(value, abs=1e-8)
-
-
-def test_complexity_and_sparseness_are_what_one_computes_by_hand() -> None:
-    explained = sample(3)
-    for i in range(3):
-        a = np.sort(np.abs(explained.maps[i].double().numpy().ravel()))
-        share = a / a.sum()
-        entropy = -(share * np.log(share + 1e-12)).sum()
-        n = len(a)
-        gini = ((2 * np.arange(1, n + 1) - n - 1) * a).sum() / (n * a.sum())
-        assert scored("quantus/Complexity", explained).value[i] == pytest.approx(entropy, abs=1e-6)
-        assert scored("quantus/Sparseness", explained).value[i] == pytest.approx(gini, abs=1e-4)
-
-
-def test_mprt_is_the_mean_over_the_randomised_layers_without_the_original() -> None:
-    explained = sample(3)
-    found = scored("quantus/MPRT", explained)
-    net = copy.deepcopy(explained.network)
-    layers = [m for m in net.modules() if hasattr(m, "reset_parameters")][::-1]
-    steps = []
-    with torch.random.fork_rng(devices=[]):
-        for layer in layers:
-            torch.manual_seed(43)
-            layer.reset_parameters()  # type: ignore[operator]
-            again = known.gradient(net, explained.batch.x, explained.target, explained.batch)
-            steps.append([scipy.stats.spearmanr(a.abs().flatten(), b.abs().flatten())[0]
-                          for a, b in zip(explained.maps, again, strict=True)])
-    np.testing.assert_allclose(found.curve, np.array(steps).T, atol=1e-6)
-    np.testing.assert_allclose(found.value, np.mean(steps, 0), atol=1e-6)
-    last = score(metric("quantus/MPRT").with_params({"skip_layers": True}), explained)
-    np.testing.assert_allclose(last.value, steps[-1], atol=1e-6)
-
-
-def test_random_logit_compares_with_another_class_of_this_data_set() -> None:
-    explained = sample(5)
-    found = scored("quantus/RandomLogit", explained)
-    drawn = np.random.RandomState(42).randint(0, known.CLASSES - 1, 6)[:5]
-    y = explained.target.numpy()
-    off = torch.from_numpy(drawn + (drawn >= y))
-    again = known.gradient(explained.network, explained.batch.x, off, explained.batch)
-    for i in range(5):
-        a, b = (m[i].double().numpy().ravel() for m in (explained.maps, again))
-        a, b = a / np.abs(a).max(), b / np.abs(b).max()
-        span = max(a.max(), b.max()) - min(a.min(), b.min())
-        by_hand = skimage.metrics.structural_similarity(a, b, data_range=span)
-        assert found.value[i] == pytest.approx(by_hand, abs=1e-6)
 
 
 class Later:

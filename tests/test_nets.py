@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from bench import nets, testing
-from bench.core import Backbone, HeatproofError
+from bench.core import HeatproofError
 from bench.randomness import seeded
+from bench.spec import Backbone
 
 SMALL = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]}
 

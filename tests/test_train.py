@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from bench import data, nets, suite, train
-from bench.core import HeatproofError, Recipe, RunSpec
+from bench.core import HeatproofError
 from bench.data.images import Batches
+from bench.spec import Recipe, RunSpec
 from bench.store import Cache
 
 CPU = torch.device("cpu")

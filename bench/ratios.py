@@ -1,0 +1,145 @@
+"""`make bench`: ratios, each measured side by side in one run; absolute times mean little.
+
+Training against a bare PyTorch loop; explainers and metrics in forward passes of the same batch.
+Every figure is the median of three rounds, in one thread.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from bench import data, metrics, nets, plugins, suite, train
+from bench.core import PLAIN, Batch, Explained, HeatproofError
+from bench.data.images import Batches
+from bench.explain import explained, explainer
+from bench.spec import RunSpec
+from bench.store import Cache
+
+ROUNDS = 3
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """The seconds that one call takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def side_by_side(*works: Callable[[], object]) -> list[float]:
+    """The median seconds of each, measured in turns so that a busy machine slows them alike."""
+    rounds = [[seconds(work) for work in works] for _ in range(ROUNDS)]
+    return [statistics.median(column) for column in zip(*rounds, strict=True)]
+
+
+def main() -> None:
+    """Prints the tables."""
+    torch.set_num_threads(1)
+    plugins.load()
+    console = Console()
+    demo = suite.read("demo")
+    for dataset in demo.cards:
+        # bench names no method: the first post-hoc one on the plain network will do.
+        spec = next(r for r in demo.runs if r.dataset == dataset and r.contestant.trainer == PLAIN)
+        spec = replace(spec, recipe=replace(spec.recipe, epochs=1, samples=512))
+        _training(spec, console)
+        net, batch = _prepared(spec)
+        _costs("explainers", dataset, net, batch, _explaining(spec, net, batch), console)
+        _costs("metrics", dataset, net, batch, _scoring(demo, spec, net, batch), console)
+
+
+def _batches(spec: RunSpec, split: str) -> Batches:
+    samples = spec.recipe.samples if split == "train" else spec.samples
+    return Batches(data.held(spec.dataset, split), data.card(spec.dataset), seed=0,
+                   samples=samples, name=split)
+
+
+def _training(spec: RunSpec, console: Console) -> None:
+    """Images a second of `train.fitted` against a loop with nothing but the arithmetic."""
+    card = data.card(spec.dataset)
+    batches = _batches(spec, "train")
+    _, trainer = suite.method_of(spec, card)
+
+    def ours() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            train.fitted(trainer, spec, lambda: batches, Cache(Path(folder)),
+                         device=torch.device("cpu"), progress=lambda *_: None)
+
+    def bare() -> None:
+        net = trainer.network()
+        optimizer = torch.optim.AdamW(net.parameters(), spec.recipe.lr)
+        order = torch.Generator().manual_seed(0)
+        for batch in batches.shuffled(spec.recipe.batch_size, order):
+            loss = nn.functional.cross_entropy(net(batch.x), batch.y)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+
+    mine, theirs = side_by_side(ours, bare)
+    console.print(f"{spec.dataset}: training at {theirs / mine:.2f} × the images a second of a "
+                  f"bare loop ({len(batches) / mine:.0f} against {len(batches) / theirs:.0f})")
+
+
+def _prepared(spec: RunSpec) -> tuple[nn.Module, Batch]:
+    net = nets.maker(spec.backbone, data.card(spec.dataset), 0)()
+    return net.eval().requires_grad_(False), _batches(spec, "test").batch()
+
+
+def _explaining(
+    spec: RunSpec, net: nn.Module, batch: Batch,
+) -> Iterator[tuple[str, Callable[[], object]]]:
+    card = data.card(spec.dataset)
+    for name, cls in plugins.methods.items():
+        method = cls(card, lambda: net)
+        if not cls.trains() and method.supports(net) is None:
+            yield name, lambda method=method: explained(method, net, batch, batch.y)  # type: ignore[misc]
+
+
+def _scoring(
+    demo: suite.Suite, spec: RunSpec, net: nn.Module, batch: Batch,
+) -> Iterator[tuple[str, Callable[[], object]]]:
+    card = data.card(spec.dataset)
+    method = plugins.methods[spec.contestant.explainer](card, lambda: net)
+    seen = Explained(
+        network=net, batch=batch, logits=net(batch.x), target=batch.y,
+        maps=explained(method, net, batch, batch.y),
+        explain=explainer(method, net, batch, batch.y), classes=len(card.classes))
+    for metric in demo.metrics_of(spec.dataset):
+        metrics.score(metric, seen)  # the first call imports Quantus
+        yield metric.name, lambda metric=metric: metrics.score(metric, seen)  # type: ignore[misc]
+
+
+def _costs(
+    kind: str, dataset: str, net: nn.Module, batch: Batch,
+    works: Iterator[tuple[str, Callable[[], object]]], console: Console,
+) -> None:
+    console.print(f"{dataset}: {kind}, {len(batch)} images, in forward passes of that batch")
+    table = Table(box=None, pad_edge=False)
+    table.add_column("  name")
+    table.add_column("passes", justify="right")
+    table.add_column("ms an image", justify="right")
+
+    def forward() -> None:
+        with torch.no_grad():
+            net(batch.x)
+
+    for name, work in works:
+        one, whole = side_by_side(forward, work)
+        table.add_row(f"  {name}", f"{whole / one:.1f}", f"{1000 * whole / len(batch):.2f}")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except HeatproofError as error:
+        raise SystemExit(f"heatproof: {error}") from None
