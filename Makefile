@@ -1,6 +1,8 @@
 # make demo · make test · make check · make bench: each sets up .venv by itself.
 
-PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3,$(shell command -v $(p) 2>/dev/null)))
+# The first Python on the path that is new enough, and runs (a pyenv shim may not).
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+  $$p -c "import sys; sys.exit(sys.version_info < (3, 11))" 2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
 BIN := $(VENV)/bin
 # TORCH_INDEX=URL takes torch and torchvision from that index, say one of CPU-only builds.
@@ -25,7 +27,7 @@ bench: $(VENV)/.ready
 	$(BIN)/python -m bench.ratios
 
 $(VENV)/.ready: pyproject.toml constraints.txt
-	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \
+	@test -n "$(PYTHON)" && $(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \
 	  { echo "Heatproof needs Python 3.11 or newer; name one: make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) (a few minutes, several GB with the CUDA build of torch)"
