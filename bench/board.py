@@ -148,20 +148,13 @@ def _planned(results: Results, dataset: str) -> list[str]:
 
 
 def _contestants(results: Results) -> Facts:
-    """Facts by name; what has never run has only the facts that its name gives."""
+    """Facts by name: those of its run, or where it has none, those of the plan."""
     plan = results.plan
     found = {row["contestant"]: row["info"]["contestant"]
              for row in results.runs.iloc[::-1].to_dict("records")}
     names = dict.fromkeys([*(run["contestant"] for run in plan["runs"]),
                            *(gap["contestant"] for gap in plan["skipped"] if gap["contestant"])])
-    facts = {}
-    for name in names:
-        explainer, _, trainer = name.partition("@")
-        bare = {"name": name, "title": name, "family": "", "paper": "", "signed": True,
-                "additivity": "none", "control": False, "ceiling": False, "explainer": explainer,
-                "trainer": trainer or PLAIN, "trainer_title": trainer or PLAIN}
-        facts[name] = {**bare, **found.get(name, {})}
-    return facts
+    return {name: {**plan["contestants"][name], **found.get(name, {})} for name in names}
 
 
 def _missing(results: Results) -> Frame:

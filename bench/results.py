@@ -33,9 +33,11 @@ PLAN = {
     "title": "what a person calls it",
     "protocol": "version of what is measured; a folder holds one protocol only",
     "runs": "list of {id, dataset, contestant, seed, fold}: the runs that make the suite whole",
+    "contestants": "contestant -> its facts, also of those that cannot run (see RUN)",
     "metrics": "list of the facts of each metric, in the suite's order",
     "datasets": "dataset -> the facts of its card",
-    "skipped": "list of {dataset, contestant or metric, reason}: what the suite cannot ask for",
+    "skipped": "list of {dataset, contestant, metric, reason}: what the suite cannot ask for; "
+               "contestant or metric is null",
 }
 RUN = {
     "spec": "the frozen RunSpec with its ids",

@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench import data, explain, metrics, plugins, train
+from bench import data, explain, metrics, train
 from bench.core import HOME, Batch, Explained, HeatproofError, Method, Metric
 from bench.data.images import Batches
 from bench.results import Folder, read_media
 from bench.spec import RunSpec
 from bench.store import Cache, read_json
-from bench.suite import card_facts, method_of
+from bench.suite import card_facts, contestant_facts, method_of
 
 LIBRARIES = ("heatproof", "torch", "timm", "captum", "quantus", "numpy", "scipy")
 
@@ -178,16 +178,11 @@ def _facts(
     scored: Sequence[Metric], fitted: train.Fitted, measured: dict[str, Any], place: Place,
     unsupported: str | None,
 ) -> dict[str, Any]:
-    trainer = plugins.trainer(spec.contestant.trainer)
     return {
         "spec": spec.to_json(),
-        "contestant": {
-            "name": spec.contestant.name, "title": explainer.title or explainer.name,
-            "family": explainer.family, "paper": explainer.paper, "signed": explainer.signed,
-            "additivity": explainer.additivity,
-            "control": explainer.family == "control" and not explainer.needs_mask,
-            "ceiling": explainer.needs_mask, "explainer": spec.contestant.explainer,
-            "trainer": spec.contestant.trainer, "trainer_title": trainer.title or trainer.name},
+        # Whether a map is signed, and how it adds up, may depend on the instance's parameters.
+        "contestant": {**contestant_facts(spec.contestant), "signed": explainer.signed,
+                       "additivity": explainer.additivity},
         "dataset": card_facts(data.card(spec.dataset)),
         "classifier": classifier or {
             "parameters": sum(p.numel() for p in net.parameters()), "accuracy": None, "grid": None,

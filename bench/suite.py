@@ -73,6 +73,7 @@ class Suite:
     title: str
     protocol: str
     cards: Mapping[str, Card]
+    contestants: tuple[Contestant, ...]
     metrics: tuple[Metric, ...]
     runs: tuple[RunSpec, ...]
     skipped: tuple[Skip, ...]
@@ -96,6 +97,7 @@ class Suite:
             "suite": self.name, "title": self.title, "protocol": self.protocol,
             "runs": [{"id": run.id, "dataset": run.dataset, "contestant": run.contestant.name,
                       "seed": run.seed, "fold": run.fold} for run in self.runs],
+            "contestants": {who.name: contestant_facts(who) for who in self.contestants},
             "metrics": [metric.facts() for metric in self.metrics],
             "datasets": {name: card_facts(card) for name, card in self.cards.items()},
             "skipped": [asdict(skip) for skip in self.skipped],
@@ -105,6 +107,17 @@ class Suite:
 def card_facts(card: Card) -> dict[str, Any]:
     """What a reader of results must know of a card, ready for JSON."""
     return {**asdict(card), "fingerprint": card.fingerprint}
+
+
+def contestant_facts(who: Contestant) -> dict[str, Any]:
+    """What a reader of results must know of a contestant, ready for JSON."""
+    explainer, trainer = plugins.methods[who.explainer], plugins.trainer(who.trainer)
+    return {
+        "name": who.name, "title": explainer.title or explainer.name, "family": explainer.family,
+        "paper": explainer.paper, "signed": explainer.signed, "additivity": explainer.additivity,
+        "control": explainer.family == "control" and not explainer.needs_mask,
+        "ceiling": explainer.needs_mask, "explainer": who.explainer, "trainer": who.trainer,
+        "trainer_title": trainer.title or trainer.name}
 
 
 def suites() -> dict[str, Path]:
@@ -142,8 +155,9 @@ def read(name: str, *, seeds: int = 0) -> Suite:
         for seed in (range(seeds) if seeds else file.seeds)
         if not _cannot(who, cards[dataset]))
     return Suite(
-        name=path.stem, title=file.title, protocol=file.protocol, cards=cards, metrics=metrics,
-        runs=runs, skipped=tuple(_skips(cards, contestants, metrics)))
+        name=path.stem, title=file.title, protocol=file.protocol, cards=cards,
+        contestants=tuple(contestants), metrics=metrics, runs=runs,
+        skipped=tuple(_skips(cards, contestants, metrics)))
 
 
 def contestant(name: str, file: SuiteFile, where: str) -> Contestant:

@@ -58,6 +58,20 @@ def value(metric, truth, image, seed, noise):
     return 1 - mean if metric.better == "lower" else mean
 
 
+def about(name):
+    """The facts of a contestant, as a run writes them."""
+    title, family, _, signed = CONTESTANTS[name]
+    explainer, _, trainer = name.partition("@")
+    trainer = trainer or ("softcam" if name == "softcam" else PLAIN)
+    return {
+        "name": name, "title": title, "family": family, "signed": signed,
+        "paper": "arXiv:1610.02391" if family == "cam" else "",
+        "additivity": "mean" if name == "softcam" else "none",
+        "control": family == "control" and name != "oracle", "ceiling": name == "oracle",
+        "explainer": explainer, "trainer": trainer,
+        "trainer_title": "SoftCAM" if trainer == "softcam" else "Plain classifier"}
+
+
 def build(out: Path, *, images: int = 24, seeds: int = 3, measured: float = 1.5) -> Path:
     """Writes out/synthetic and returns it."""
     recipe, backbone = Recipe(epochs=1), Backbone("resnet10t", stem="small")
@@ -70,11 +84,10 @@ def build(out: Path, *, images: int = 24, seeds: int = 3, measured: float = 1.5)
         keys = [f"{card.name}-{i:03d}" for i in range(images)]
         common = np.random.default_rng(number_from(card.name)).normal(0, 0.1, images)
         labels = np.arange(images) % len(card.classes)
-        for name, (title, family, truth, signed) in CONTESTANTS.items():
+        for name, (_, _, truth, signed) in CONTESTANTS.items():
             if (card.name, name) == ("letters", "oracle"):
                 continue
-            explainer, _, trainer = name.partition("@")
-            trainer = trainer or ("softcam" if name == "softcam" else PLAIN)
+            explainer, trainer = about(name)["explainer"], about(name)["trainer"]
             for seed in range(seeds):
                 spec = RunSpec(
                     "synthetic", "1", card.name, card.fingerprint,
@@ -109,13 +122,7 @@ def build(out: Path, *, images: int = 24, seeds: int = 3, measured: float = 1.5)
                     folder.write_media(*media(card, keys, labels, predictions, name, signed, seed))
                 folder.write_run({
                     "spec": spec.to_json(), "unsupported": unsupported, "dataset": facts[card.name],
-                    "contestant": {
-                        "name": name, "title": title, "family": family, "signed": signed,
-                        "paper": "arXiv:1610.02391" if family == "cam" else "",
-                        "additivity": "mean" if name == "softcam" else "none",
-                        "control": family == "control" and name != "oracle",
-                        "ceiling": name == "oracle", "explainer": explainer, "trainer": trainer,
-                        "trainer_title": "SoftCAM" if trainer == "softcam" else "Plain classifier"},
+                    "contestant": about(name),
                     "classifier": {"parameters": 4_900_000, "accuracy": float(right.mean()),
                                    "grid": [8, 8], "backbone": "resnet10t"},
                     "metrics": {metric.name: metric.facts() for metric in metrics},
@@ -125,6 +132,7 @@ def build(out: Path, *, images: int = 24, seeds: int = 3, measured: float = 1.5)
                                  "score": {metric.name: 0.1 for metric in metrics}}})
     write_plan(out, {
         "suite": "synthetic", "title": "Synthetic <em>suite</em>", "protocol": "1", "runs": runs,
+        "contestants": {name: about(name) for name in CONTESTANTS},
         "metrics": [metric.facts() for metric in METRICS], "datasets": facts, "skipped": skipped})
     return out / "synthetic"
 

@@ -34,12 +34,14 @@ def test_more_seeds_keep_the_ids_of_the_first(tiny: Path) -> None:
     assert len(three.runs) == 3 * len(one.runs)
 
 
-def test_masks_that_are_not_there_are_skipped_with_a_reason() -> None:
-    found = suite.read("fashion-mnist-small")
+def test_masks_that_are_not_there_are_skipped_with_a_reason(tiny: Path) -> None:
+    tiny.write_text(tiny.read_text().replace("[dataset.digits", "[dataset.fashion-mnist"))
+    found = suite.read(str(tiny))
     reasons = {(skip.contestant, skip.metric): skip.reason for skip in found.skipped}
     assert reasons["oracle", None] == "oracle needs masks; fashion-mnist has none"
     assert (None, "quantus/PointingGame") in reasons
     assert "oracle" not in {run.contestant.name for run in found.runs}
+    assert found.plan()["contestants"]["oracle"]["title"] == "Oracle (the mask)"
     assert "quantus/PointingGame" not in {m.name for m in found.metrics_of("fashion-mnist")}
 
 

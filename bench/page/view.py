@@ -63,7 +63,8 @@ def _counts(board: Board, results: Results) -> list[str]:
     kinds = Counter("ceiling" if facts["ceiling"] else "control" if facts["control"]
                     else "contestant" for facts in board.contestants.values())
     trainings = {(run["seed"], run["fold"]) for run in results.plan["runs"]}
-    networks = {facts["trainer_title"]: None for facts in board.contestants.values()}
+    networks = dict.fromkeys(
+        run["info"]["contestant"]["trainer_title"] for run in records(results.runs))
     backbones = {run["info"]["classifier"]["backbone"] for run in records(results.runs)}
     return [
         _plural(len(set(board.estimates["dataset"])), "data set"),
