@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
-
-from bench.core import Batch, Card, Explained, HeatproofError, Method, Metric, Scores
-from bench.plugins import method, metric, source
 
 if TYPE_CHECKING:
     from bench import nets
+    from bench.core import Batch, Card, Explained, HeatproofError, Method, Metric, Scores
     from bench.data.images import Images
+    from bench.plugins import method, metric, source
 
 __all__ = ["Batch", "Card", "Explained", "HeatproofError", "Images", "Method", "Metric", "Scores",
            "method", "metric", "nets", "source"]
 __version__ = "0.1.0"
 
+_HOMES = {"Images": "bench.data.images", "method": "bench.plugins", "metric": "bench.plugins",
+          "source": "bench.plugins"}
+
 
 def __getattr__(name: str) -> Any:
-    """`bench.nets` and `bench.Images` on first use, so that `import bench` stays light."""
+    """A public name on first use, so that `import bench` costs next to nothing."""
     if name == "nets":
-        import importlib
         return importlib.import_module("bench.nets")
-    if name == "Images":
-        from bench.data.images import Images
-        return Images
-    raise AttributeError(f"module 'bench' has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module 'bench' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES.get(name, "bench.core")), name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,6 +28,7 @@ _WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120
 out = Console(soft_wrap=False, highlight=False, width=_WIDTH)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 _plugin_files: list[str] = []
+_debugging: list[bool] = []
 
 Out = Annotated[Path, typer.Option("--out", help="Folder of results.")]
 Plugin = Annotated[
@@ -40,11 +42,6 @@ def root(
 ) -> None:
     """Explanation heatmaps, put to the proof."""
     _plugin_files.extend(plugin or [])
-
-
-def _debug() -> bool:
-    """Whether --debug was given; read here, since an error may come before it is parsed."""
-    return "--debug" in sys.argv
 
 
 def _load(extra: list[str] | None) -> list[str]:
@@ -160,7 +157,7 @@ def run(
     """Trains, explains and scores a suite; run it again to finish or to extend it."""
     from bench.watch import Watch
 
-    with Watch(err, debug=_debug()) as watch:
+    with Watch(err, debug=bool(_debugging)) as watch:
         files = _load(plugin)
         found = _suite(suite, seeds)
         specs = found.only(only or [])
@@ -233,11 +230,14 @@ def check(
 
 def main() -> None:
     """The command `heatproof`: bad input is one line and exit code 2."""
+    if "--debug" in sys.argv:  # taken in any place, also before an error of the parser
+        sys.argv.remove("--debug")
+        _debugging.append(True)
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         app()
     except HeatproofError as error:
-        if _debug():
-            raise
+        if _debugging:
+            traceback.print_exc()
         err.print(f"[red]heatproof:[/] {escape(str(error))}")
         raise SystemExit(2) from None

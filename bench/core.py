@@ -284,7 +284,8 @@ class Explained:
 
     logits: (N, classes) of the clean images; target: (N,) the class that was explained;
     maps: (N, h, w) native. `explain` maps other images, targets or networks in the same way:
-    `explain(net=None, x=None, target=None) -> (N, h, w)`, with the batch's own seeds and masks.
+    `explain(net=None, x=None, target=None, index=None) -> (n, h, w)`, with the batch's own seeds
+    and masks; `index` says which samples of the batch are meant, by default all.
     """
 
     network: nn.Module

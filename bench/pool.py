@@ -96,15 +96,22 @@ def _models(specs: Sequence[RunSpec]) -> dict[str, list[RunSpec]]:
 def _here(
     suite: Suite, todo: Sequence[RunSpec], settings: Settings, report: Callable[[Event], None],
 ) -> Iterator[Outcome]:
-    import torch
-
-    torch.set_num_threads(1)
+    _compute_alike()
     place = Place(settings.out, Cache(), settings.device)
     for group in _models(todo).values():
         fitted = fit(group[0], _reporting(place, group[0].cell, report))
         for spec in group:
             yield _blamed(spec, fitted) if fitted.failures else run(
                 spec, suite.metrics_of(spec.dataset), _reporting(place, spec.cell, report))
+
+
+def _compute_alike() -> None:
+    """Makes this process compute what any other would: one thread, no choice of algorithm."""
+    import torch
+
+    torch.set_num_threads(1)
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
 
 
 def _reporting(place: Place, cell: str, report: Callable[[Event], None]) -> Place:
@@ -173,9 +180,7 @@ def _start(settings: Settings, events: Any) -> None:
             parent.join()
             os._exit(1)
         threading.Thread(target=follow, daemon=True).start()
-    import torch
-
-    torch.set_num_threads(1)
+    _compute_alike()
     plugins.load(settings.plugin_files)
     _worker["place"] = Place(settings.out, Cache(), settings.device)
     _worker["report"] = events.put

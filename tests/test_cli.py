@@ -47,8 +47,6 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert says in done.stderr.replace("\n", " ")
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.rglob("*.parquet"))
-    debug = heatproof("--debug", *args, cwd=tmp_path) if args[0] == "list" else None
-    assert debug is None or "Traceback" in debug.stderr
 
 
 def test_missing_data_stop_a_run_before_anything_is_written(tmp_path: Path, tiny: Path) -> None:
@@ -82,3 +80,11 @@ def test_check_passes_a_method_and_fails_a_broken_one(tmp_path: Path) -> None:
     assert "FAIL bad, 1 channels: maps are finite" in done.stdout
     assert heatproof("check", "accuracy", cwd=tmp_path).returncode == 0
     assert heatproof("check", "demo", cwd=tmp_path).returncode == 0
+
+
+def test_debug_shows_the_traceback_wherever_it_stands(tmp_path: Path) -> None:
+    for args in (("--debug", "list", "method"), ("list", "method", "--debug")):
+        done = heatproof(*args, cwd=tmp_path)
+        assert done.returncode == 2
+        assert "Traceback" in done.stderr
+        assert "did you mean 'methods'" in done.stderr

@@ -1,0 +1,41 @@
+"""The embedded suite, run as `make demo` runs it: as large and as good as it says."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from bench import board, results
+
+
+@pytest.mark.slow
+def test_the_demo_is_what_it_says(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "run", "demo", "--out", str(tmp_path)],
+        capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    found = results.read(tmp_path / "demo")
+    assert len(found.runs) == 36
+    for info in found.runs["info"]:
+        assert info["classifier"]["accuracy"] >= 0.9, info["spec"]
+        assert min(info["classifier"]["grid"]) >= 7
+    counts = found.samples.groupby(["dataset", "contestant", "seed"]).size()
+    assert counts.min() >= 32
+    ranked = board.rank(found)
+    assert ranked.missing.empty
+    mean = ranked.estimates.set_index(["dataset", "contestant", "metric"])["mean"]
+    for dataset in ("digits", "phantom"):
+        for metric in ("PointingGame", "RelevanceRankAccuracy", "AttributionLocalisation"):
+            assert mean[dataset, "oracle", f"quantus/{metric}"] == pytest.approx(1)
+        for control in ("noise", "centre", "edges"):  # blind to the network, and found out
+            assert mean[dataset, control, "quantus/MPRT"] == pytest.approx(1)
+        assert mean[dataset, "gradcam", "quantus/MPRT"] < 0.5
+    # Grad-CAM on SoftCAM is SoftCAM's evidence less its bias: the same order of pixels.
+    for metric in ("PixelFlipping", "PointingGame"):
+        pd.testing.assert_series_equal(
+            mean.xs("softcam", level=1).xs(f"quantus/{metric}", level=1),
+            mean.xs("gradcam@softcam", level=1).xs(f"quantus/{metric}", level=1), atol=0.02)
