@@ -12,8 +12,6 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from bench.core import HeatproofError
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -138,6 +136,7 @@ def plan(
 
 def _suite(name: str, seeds: int) -> Suite:
     from bench import suite
+    from bench.core import HeatproofError
 
     if seeds < 0:
         raise HeatproofError("--seeds must be positive")
@@ -236,7 +235,11 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         app()
-    except HeatproofError as error:
+    except Exception as error:
+        from bench.core import HeatproofError  # not at the top: --help does without
+
+        if not isinstance(error, HeatproofError):
+            raise
         if _debugging:
             traceback.print_exc()
         err.print(f"[red]heatproof:[/] {escape(str(error))}")
