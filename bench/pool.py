@@ -73,11 +73,12 @@ def execute(
 
     A network that fails to train fails the runs that need it, and no others.
     """
-    todo = [spec for spec in specs
-            if not Folder.of(spec, settings.out).is_whole(suite.metrics_of(spec.dataset))]
+    todo = []
     for spec in specs:
-        if spec not in todo:
+        if Folder.of(spec, settings.out).is_whole(suite.metrics_of(spec.dataset)):
             yield Outcome(spec.cell, "finished before")
+        else:
+            todo.append(spec)
     if not todo:
         return
     if settings.jobs == 1:

@@ -103,7 +103,8 @@ class RunSpec:
     @property
     def id(self) -> str:
         """The name of the run."""
-        return digest({"maps": self.maps_id, "protocol": self.protocol, "media": self.media})
+        return digest({"maps": self.maps_id, "protocol": self.protocol, "media": self.media,
+                       "contestant": self.contestant.name})
 
     @property
     def cell(self) -> str:

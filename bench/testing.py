@@ -32,7 +32,7 @@ def check(name: str) -> list[Finding]:
         return check_method(plugins.methods[name])
     if name in plugins.metrics:
         return check_metric(plugins.metrics[name])
-    if name in data.cards() or (name.endswith(".toml") and "datasets" in name):
+    if name in data.cards():
         return check_card(data.card(name))
     if name in suite.suites() or name.endswith(".toml"):
         return check_suite(name)

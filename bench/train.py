@@ -87,10 +87,11 @@ def _train(
     recipe = spec.recipe
     optimizer = _optimizer(recipe, net)
     steps = max(1, len(batches) // min(recipe.batch_size, len(batches)))
+    # Before the progress is read, and also when a training goes on: what a method keeps of its
+    # pass (prototypes, class weights) is in no file.
+    with seeded(number_from(spec.seed, "prepare")):
+        method.prepare(net, (b.to(device) for b in batches.in_order(recipe.batch_size)))
     start = _resume(net, optimizer, cache, spec, device)
-    if start == 0:
-        with seeded(number_from(spec.seed, "prepare")):
-            method.prepare(net, (b.to(device) for b in batches.in_order(recipe.batch_size)))
     for epoch in range(start, recipe.epochs):
         progress(f"train {spec.contestant.trainer}", epoch, recipe.epochs)
         # Every epoch draws from a state of its own, so a resumed training draws the same.

@@ -95,6 +95,31 @@ def test_a_training_that_was_killed_ends_with_the_same_bytes(specs, tmp_path: Pa
     assert not cut.wip(specs["softcam"].model_id).exists()
 
 
+def test_what_a_method_prepares_is_there_again_when_a_training_goes_on(
+    specs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from bench.core import Plain
+
+    def prepare(self, net, batches) -> None:
+        self.mean = torch.cat([batch.x for batch in batches]).mean()
+
+    def loss(self, net, batch):
+        return Plain.__mro__[1].loss(self, net, batch) + self.mean * net(batch.x).square().mean()
+
+    monkeypatch.setattr(Plain, "prepare", prepare)
+    monkeypatch.setattr(Plain, "loss", loss)
+    whole = fitted(specs["gradcam"], Cache(tmp_path / "whole"))
+
+    def stop(what: str, done: int, total: int) -> None:
+        if done == 1:
+            raise Stop
+
+    cut = Cache(tmp_path / "cut")
+    with pytest.raises(Stop):
+        fitted(specs["gradcam"], cut, stop)
+    assert fitted(specs["gradcam"], cut).checkpoint == whole.checkpoint
+
+
 def test_a_torn_progress_file_means_to_begin_again(specs, tmp_path: Path) -> None:
     cache = Cache(tmp_path)
     wip = cache.wip(specs["gradcam"].model_id)

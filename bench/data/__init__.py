@@ -20,10 +20,7 @@ def cards() -> dict[str, Path]:
 
 
 def card(name: str) -> Card:
-    """The card of a data set, by name or by the path of a TOML file."""
-    if name.endswith(".toml"):
-        from pathlib import Path
-        return Card.read(Path(name))
+    """The card of a data set. Raises HeatproofError for an unknown name or a bad card."""
     known = cards()
     if name not in known:
         raise unknown("data set", name, known)
@@ -50,14 +47,9 @@ def load(card: Card, split: str) -> Images:
 
 
 @lru_cache(maxsize=4)
-def _held(path: Path, split: str) -> Images:
-    return load(Card.read(path), split)
-
-
 def held(name: str, split: str) -> Images:
     """Like `load(card(name), split)`, kept in memory: runs in one process share their data."""
-    path = cards().get(name)
-    return load(card(name), split) if path is None else _held(path, split)
+    return load(card(name), split)
 
 
 __all__ = ["Card", "HeatproofError", "card", "cards", "fingerprint", "held", "load"]
