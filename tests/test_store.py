@@ -66,3 +66,11 @@ def test_the_cache_lies_where_the_environment_says(
     assert not cache.has("maps", "ab12")
     store.write_arrays(cache.path("maps", "ab12"), {})
     assert cache.has("maps", "ab12")
+
+
+def test_a_reader_keeps_the_file_that_it_opened(tmp_path: Path) -> None:
+    store.write_bytes(tmp_path / "x", b"old" * 1000)
+    with (tmp_path / "x").open("rb") as reader:
+        store.write_bytes(tmp_path / "x", b"new")
+        assert reader.read() == b"old" * 1000
+    assert (tmp_path / "x").read_bytes() == b"new"
