@@ -191,7 +191,7 @@ class Batch:
 class Method(ABC):
     """A classifier and the way it explains itself.
 
-    The training half (`network`, `loss`, `prepare`, `base`, with `train_params`) shapes the
+    The training half (`network`, `loss`, `prepare`, with `train_params`) shapes the
     weights; a post-hoc explainer leaves it alone. The explaining half (`supports`, `explain`, with
     `explain_params`) reads them. Both tables of parameters hold the defaults on the class and the
     suite's values on the instance. `signed` and `additivity` may depend on the parameters: set
@@ -210,8 +210,6 @@ class Method(ABC):
     """How the map adds up to the output: "mean" (of the map is the logit), "sum" or "none"."""
     needs_grad: ClassVar[bool] = False
     needs_mask: ClassVar[bool] = False
-    base: ClassVar[str | None] = None
-    """Post-fitting: the trainer whose checkpoint this one starts from."""
     train_params: Mapping[str, Any] = {}
     explain_params: Mapping[str, Any] = {}
 
@@ -230,7 +228,7 @@ class Method(ABC):
         """Whether it has a training half of its own; if not, it reads the plain classifier."""
         return any(
             getattr(cls, part) is not getattr(Method, part)
-            for part in ("network", "loss", "prepare", "base"))
+            for part in ("network", "loss", "prepare"))
 
     def network(self) -> nn.Module:
         """Images (N, C, H, W) in, logits (N, classes) out. By default the plain timm backbone."""
