@@ -205,12 +205,12 @@ def read(folder: Path) -> Results:
         raise HeatproofError(
             f"{folder} holds no results (no plan.json); name a folder like results/demo, "
             "or run the suite first: heatproof run SUITE")
-    plan = read_json(folder / "plan.json")
+    plan = _complete(folder / "plan.json", PLAN)
     wanted = {run["id"]: run for run in plan["runs"]}
     metrics = [metric["name"] for metric in plan["metrics"]]
     rows, samples, scores, stale = [], [], [], []
     for path in sorted(folder.glob("*/*/*/run.json")):
-        info = read_json(path)
+        info = _complete(path, RUN)
         spec = info["spec"]
         if spec["protocol"] != plan["protocol"]:
             raise HeatproofError(
@@ -240,6 +240,16 @@ def read_media(run: Path) -> tuple[dict[str, np.ndarray[Any, Any]], Any] | None:
     """The gallery's arrays and facts of one run, or None if it has none."""
     path = run / "media" / "images.safetensors"
     return read_arrays(path) if path.is_file() else None
+
+
+def _complete(path: Path, keys: Mapping[str, str]) -> dict[str, Any]:
+    """A JSON file's content, with all the keys that are explained here."""
+    content = read_json(path)
+    if not isinstance(content, dict) or (lost := sorted(set(keys) - set(content))):
+        raise HeatproofError(
+            f"{path} lacks {', '.join(lost) if isinstance(content, dict) else 'every key'}: it is "
+            "damaged or of another version of Heatproof; run the suite again")
+    return content
 
 
 def _frame(path: Path) -> pd.DataFrame:

@@ -306,6 +306,17 @@ def test_a_damaged_result_names_itself(finished: Path, tmp_path: Path, name: str
         results.read(tmp_path / "out" / "tiny")
 
 
+@pytest.mark.parametrize("name", ["plan.json", "digits/noise/*/run.json"])
+def test_a_file_of_another_version_is_told(finished: Path, tmp_path: Path, name: str) -> None:
+    shutil.copytree(finished / "out", tmp_path / "out")
+    (path,) = (tmp_path / "out" / "tiny").glob(name)
+    content = store.read_json(path)
+    for lost in (content.pop("metrics") and content, []):
+        store.write_json(path, lost)
+        with pytest.raises(HeatproofError, match=r"lacks (metrics|every key).*run the suite again"):
+            results.read(tmp_path / "out" / "tiny")
+
+
 def test_a_folder_without_results_is_told(tmp_path: Path) -> None:
     with pytest.raises(HeatproofError, match="holds no results"):
         results.read(tmp_path)

@@ -104,7 +104,7 @@ _add(
     params={"steps": 32, "baseline": "black"},
     paper="Bach et al. 2015, doi:10.1371/journal.pone.0130140",
     about="Mean probability of the explained class while pixels, most relevant first and all "
-          "channels at once, are set to the baseline, in about `steps` equal steps: the number of "
+          "channels at once, are set to the baseline, in about steps equal steps: the number of "
           "steps that divides the image and lies nearest. The curve lacks the untouched image. "
           "'black' is the smallest value of the image.")
 _add(
@@ -113,7 +113,7 @@ _add(
     params={"runs": 100, "share": 0.05, "baseline": "black"},
     undefined="the correlation is undefined: no removal changed the logit",
     paper="Bhatt et al. 2020, arXiv:2005.00631",
-    about="Pearson correlation, over `runs` random subsets of a `share` of all values (channel and "
+    about="Pearson correlation, over runs random subsets of a share of all values (channel and "
           "pixel), of the subset's evidence and the logit's fall when it is set to the baseline.")
 _add(
     "PointingGame", title="Pointing game", family="localisation", better="higher",
@@ -159,5 +159,5 @@ _add(
     maps="raw", needs=("explain",), arguments=_max_sensitivity,
     params={"draws": 10, "radius": 0.2},
     paper="Yeh et al. 2019, arXiv:1901.09392",
-    about="Largest relative change of the map over `draws` images with uniform noise of ±`radius`, "
+    about="Largest relative change of the map over draws images with uniform noise of ±radius, "
           "in the card's standard deviations.")

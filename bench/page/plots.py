@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def forest(grids: list[Grid], metrics: list[dict[str, Any]]) -> Figure:
     The dashed line is the best control, which an explanation has to pass.
     """
     lines = [sum(len(table.rows[kind]) for kind in STYLE) for table in grids]
-    figure = Figure(figsize=(1.5 + 2.9 * len(metrics), sum(0.95 + 0.23 * n for n in lines)),
+    figure = Figure(figsize=(1.5 + 2.4 * len(metrics), sum(0.95 + 0.23 * n for n in lines)),
                     layout="constrained")
     axes = figure.subplots(
         len(grids), len(metrics), squeeze=False, height_ratios=[0.95 + 0.23 * n for n in lines])
@@ -67,7 +68,7 @@ def forest(grids: list[Grid], metrics: list[dict[str, Any]]) -> Figure:
         names = [name for kind in STYLE for name in table.rows[kind]]
         for place, (ax, metric) in enumerate(zip(row, metrics, strict=True)):
             _panel(ax, table, metric, names)
-            ax.set_title(f"{table.dataset} · {metric['title']}")
+            ax.set_title(textwrap.fill(f"{table.dataset} · {metric['title']}", 32))
             if place:
                 ax.set_yticklabels([])
     return figure
