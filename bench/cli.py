@@ -157,6 +157,10 @@ def run(
     from bench.watch import Watch
 
     with Watch(err, debug=bool(_debugging)) as watch:
+        if jobs != 1:
+            from bench.pool import warm
+
+            warm()
         files = _load(plugin)
         found = _suite(suite, seeds)
         specs = found.only(only or [])
