@@ -79,8 +79,3 @@ def explainer(
         return explained(method, own_net if net is None else net, piece, goal)
 
     return explain
-
-
-def native_grid(maps: Tensor) -> tuple[int, int]:
-    """The height and width of a method's native grid."""
-    return int(maps.shape[1]), int(maps.shape[2])

@@ -99,7 +99,7 @@ class Folder:
         path = self.score_path(metric.name)
         if not path.is_file():
             return False
-        found = pq.read_schema(_opened(path)).metadata or {}
+        found = _opened(path).schema_arrow.metadata or {}
         if found.get(b"metric") != canonical(identity(metric)).encode():
             raise HeatproofError(
                 f"{path} was made with other parameters or another version of {metric.name}; "
@@ -253,17 +253,16 @@ def _complete(path: Path, keys: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _frame(path: Path) -> pd.DataFrame:
-    return pq.read_table(_opened(path)).to_pandas()
+    return _opened(path).read().to_pandas()
 
 
-def _opened(path: Path) -> Path:
+def _opened(path: Path) -> pq.ParquetFile:
     try:
-        pq.read_metadata(path)
+        return pq.ParquetFile(path)
     except FileNotFoundError:
         raise HeatproofError(f"there is no file {path}; run the suite again") from None
     except pa.ArrowInvalid as error:
         raise HeatproofError(f"{path} is damaged ({error}); delete it and run again") from None
-    return path
 
 
 def _joined(frames: list[pd.DataFrame], schema: pa.Schema) -> pd.DataFrame:

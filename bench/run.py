@@ -124,7 +124,7 @@ def _run(
     accuracy = float((logits.argmax(1) == batch.y).double().mean())
     classifier = {
         "parameters": sum(p.numel() for p in net.parameters()), "accuracy": accuracy,
-        "grid": list(explain.native_grid(maps)), "backbone": spec.backbone.name}
+        "grid": list(maps.shape[1:]), "backbone": spec.backbone.name}
     folder.write_run(
         _facts(spec, explainer, net, classifier, scored, fitted, measured, place, None))
 

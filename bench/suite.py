@@ -148,9 +148,11 @@ def read(name: str, *, seeds: int = 0) -> Suite:
     metrics = tuple(_metric(name, file, where) for name in file.metrics)
     if spare := set(file.metric) - set(file.metrics):
         raise unknown(f"[metric] table in {where}", sorted(spare)[0], file.metrics)
+    entries = {name: _entry(table, f"[dataset.{name}] in {where}")
+               for name, table in file.dataset.items()}
     runs = tuple(
-        _spec(path.stem, file, entry, cards[dataset], who, seed)
-        for dataset, entry in _entries(file, where).items()
+        _spec(path.stem, file, *entries[dataset], cards[dataset], who, seed)
+        for dataset in file.dataset
         for who in contestants
         for seed in (range(seeds) if seeds else file.seeds)
         if not _cannot(who, cards[dataset]))
@@ -212,18 +214,17 @@ def _metric(name: str, file: SuiteFile, where: str) -> Metric:
     return plugins.metrics[name].with_params(file.metric.get(name, {}))
 
 
-def _entries(file: SuiteFile, where: str) -> dict[str, Entry]:
-    return {name: filled(Entry, table, f"[dataset.{name}] in {where}")
-            for name, table in file.dataset.items()}
+def _entry(table: object, where: str) -> tuple[Entry, Backbone, Recipe]:
+    entry = filled(Entry, table, where)
+    recipe = filled(Recipe, entry.recipe, f"recipe in {where}")
+    _check_recipe(recipe, where)
+    return entry, filled(Backbone, entry.backbone, f"backbone in {where}"), recipe
 
 
 def _spec(
-    suite: str, file: SuiteFile, entry: Entry, card: Card, who: Contestant, seed: int,
+    suite: str, file: SuiteFile, entry: Entry, backbone: Backbone, recipe: Recipe, card: Card,
+    who: Contestant, seed: int,
 ) -> RunSpec:
-    where = f"[dataset.{card.name}] of suite {suite}"
-    backbone = filled(Backbone, entry.backbone, f"backbone in {where}")
-    recipe = filled(Recipe, entry.recipe, f"recipe in {where}")
-    _check_recipe(recipe, where)
     target: Literal["label", "predicted"] = "label" if file.target == "label" else "predicted"
     return RunSpec(
         suite=suite, protocol=file.protocol, dataset=card.name, data=data.fingerprint(card),

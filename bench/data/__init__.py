@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from bench import plugins
-from bench.core import HOME, Card, HeatproofError, unknown
+from bench.core import HOME, Card, unknown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,6 +50,3 @@ def load(card: Card, split: str) -> Images:
 def held(name: str, split: str) -> Images:
     """Like `load(card(name), split)`, kept in memory: runs in one process share their data."""
     return load(card(name), split)
-
-
-__all__ = ["Card", "HeatproofError", "card", "cards", "fingerprint", "held", "load"]
