@@ -191,11 +191,11 @@ class Batch:
 class Method(ABC):
     """A classifier and the way it explains itself.
 
-    The training half (`network`, `loss`, `prepare`, with `train_params`) shapes the
-    weights; a post-hoc explainer leaves it alone. The explaining half (`supports`, `explain`, with
-    `explain_params`) reads them. Both tables of parameters hold the defaults on the class and the
-    suite's values on the instance. `signed` and `additivity` may depend on the parameters: set
-    them in `__init__` then.
+    The training half (`network`, `loss`, `prepare`, `start`, `published`, with `train_params`)
+    shapes the weights; a post-hoc explainer leaves it alone. The explaining half (`supports`,
+    `explain`, with `explain_params`) reads them. Both tables of parameters hold the defaults on
+    the class and the suite's values on the instance. `signed` and `additivity` may depend on the
+    parameters: set them in `__init__` then.
     """
 
     name: ClassVar[str] = ""
@@ -210,6 +210,11 @@ class Method(ABC):
     """How the map adds up to the output: "mean" (of the map is the logit), "sum" or "none"."""
     needs_grad: ClassVar[bool] = False
     needs_mask: ClassVar[bool] = False
+    base: ClassVar[str] = ""
+    """Post-fitting: the trainer whose trained network `start` is given. Empty: none."""
+    twin: ClassVar[str] = PLAIN
+    """The trainer whose network lacks what this one adds, and that alone: the board's model effect
+    compares the two. Empty: there is none, and no model effect is shown."""
     train_params: Mapping[str, Any] = {}
     explain_params: Mapping[str, Any] = {}
 
@@ -242,6 +247,14 @@ class Method(ABC):
 
     def prepare(self, net: nn.Module, batches: Iterable[Batch]) -> None:  # noqa: B027
         """One pass over the training images before training (prototypes, class weights)."""
+
+    def start(self, net: nn.Module, base: nn.Module) -> None:
+        """Puts what a trained `base` network holds into `net`, before training. Needs `base`."""
+        raise HeatproofError(f"method {self.name!r} names a base and does not start from it")
+
+    def published(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """A published checkpoint by the names of `network()`'s weights; by default as it is."""
+        return state
 
     def supports(self, net: nn.Module) -> str | None:
         """None, or the reason why this explainer cannot serve this network."""
@@ -284,6 +297,8 @@ class Explained:
     maps: (N, h, w) native. `explain` maps other images, targets or networks in the same way:
     `explain(net=None, x=None, target=None, index=None) -> (n, h, w)`, with the batch's own seeds
     and masks; `index` says which samples of the batch are meant, by default all.
+    validation: makes the same for images that are neither trained nor scored on, where a metric
+    may choose its own settings; None where the data set has none.
     """
 
     network: nn.Module
@@ -294,6 +309,7 @@ class Explained:
     explain: Callable[..., Tensor]
     classes: int
     device: str = "cpu"
+    validation: Callable[[], Explained] | None = None
 
 
 @dataclass(frozen=True)
@@ -312,8 +328,8 @@ class Scores:
 class Metric:
     """One measure, with our own direction, proven by a known-answer test.
 
-    family: "faithfulness", "localisation", "randomisation", "complexity", "robustness" or
-    "classifier". better: "higher" or "lower". needs: of "mask", "explain", "randomise".
+    family: "faithfulness", "localisation", "segmentation", "randomisation", "complexity",
+    "robustness" or "classifier". better: "higher" or "lower". needs: of "mask", "explain", "randomise".
     `score(explained, **params)` returns Scores. A change of what it measures raises `version`.
     """
 
