@@ -233,7 +233,7 @@ class Method(ABC):
         """Whether it has a training half of its own; if not, it reads the plain classifier."""
         return any(
             getattr(cls, part) is not getattr(Method, part)
-            for part in ("network", "loss", "prepare"))
+            for part in ("network", "loss", "prepare", "start"))
 
     def network(self) -> nn.Module:
         """Images (N, C, H, W) in, logits (N, classes) out. By default the plain timm backbone."""
@@ -329,7 +329,8 @@ class Metric:
     """One measure, with our own direction, proven by a known-answer test.
 
     family: "faithfulness", "localisation", "segmentation", "randomisation", "complexity",
-    "robustness" or "classifier". better: "higher" or "lower". needs: of "mask", "explain", "randomise".
+    "robustness" or "classifier". better: "higher" or "lower". needs: of "mask", "explain",
+    "randomise".
     `score(explained, **params)` returns Scores. A change of what it measures raises `version`.
     """
 
