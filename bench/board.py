@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from bench import stats
-from bench.core import PLAIN
+from bench.panel import Panel
 from bench.results import Results
 
 CLASSIFIER = "classifier"
@@ -27,8 +27,9 @@ COLUMNS = {
     "differences": ("dataset", "metric", "contestant", "control", "mean", "low", "high", "reads"),
     "verdicts": ("dataset", "track", "family", "contestant", "verdict", "against", "metric",
                  "detail"),
-    "effects": ("dataset", "metric", "effect", "inherent", "post_hoc", "minuend", "subtrahend",
-                "mean", "low", "high", "reads"),
+    "effects": ("dataset", "metric", "effect", "minuend", "subtrahend", "mean", "low", "high",
+                "reads"),
+    "additivity": ("dataset", "contestant", "declared", "largest", "tolerance", "holds", "n_runs"),
     "missing": ("dataset", "contestant", "seed", "metric", "kind", "reason"),
     "nans": ("dataset", "contestant", "metric", "reason", "n"),
 }
@@ -47,8 +48,12 @@ class Board:
     `low` and `high` are 95 % intervals; `rank` is NaN for what is not ranked (ceilings, what is
     incomplete, means that do not exist). families: the mean of the ranks in a family's metrics,
     ranked in turn. differences: each contestant minus each control, paired. verdicts: for each
-    contestant, family and data set. effects: "model" (X@T − X) and "explanation" (T − X@T).
-    `reads` is "better", "worse" or "not told apart", with the metric's direction in mind.
+    contestant, family and data set. effects: "model" (X@T − X@twin: what the training of T does,
+    seen by a post-hoc explainer X) and "explanation" (T − X@T: what T's own map adds on the same
+    network). `reads` is "better", "worse" or "not told apart", with the metric's direction in
+    mind. additivity: how the maps of all `n_runs` runs that explained add up to the output;
+    `largest` is the largest deviation in any of them, NaN where none is declared or it is not
+    finite, and `holds` is None where none is declared.
     missing: `kind` is "skipped", "unsupported" or "not run"; a seed or metric of None means all.
     contestants: facts by name, in the plan's order. resampled: data set -> the levels of its
     bootstrap.
@@ -64,39 +69,11 @@ class Board:
     differences: Frame
     verdicts: Frame
     effects: Frame
+    additivity: Frame
     missing: Frame
     nans: Frame
     resampled: dict[str, tuple[str, ...]]
     notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Panel:
-    """One data set: metric -> value (C, S, N), NaN where there is none, and its draws."""
-
-    dataset: str
-    names: list[str]
-    value: dict[str, stats.Array]
-    scored: dict[str, np.ndarray[Any, np.dtype[np.bool_]]]
-    drawn: stats.Draws
-
-    def differences(
-        self, metric: dict[str, Any], pairs: list[tuple[str, str]],
-    ) -> list[dict[str, Any]]:
-        """First − second of each pair, on the samples that both have; none without any."""
-        first, second = ([self.names.index(pair[i]) for pair in pairs] for i in (0, 1))
-        gap = self.value[metric["name"]][first] - self.value[metric["name"]][second]
-        low, high = stats.interval(stats.means(gap, self.drawn))
-        return [{"dataset": self.dataset, "metric": metric["name"], "pair": pair, "mean": mean,
-                 "low": a, "high": b, "reads": _reads(a, b, metric["better"])}
-                for pair, mean, a, b in zip(pairs, stats.means(gap), low, high, strict=True)
-                if np.isfinite(mean)]
-
-
-def _reads(low: float, high: float, better: str) -> str:
-    if low <= 0 <= high:
-        return "not told apart"
-    return "better" if (low > 0) == (better == "higher") else "worse"
 
 
 def rank(results: Results) -> Board:
@@ -108,7 +85,7 @@ def rank(results: Results) -> Board:
     notes = [f"Left out, because the plan no longer names it: {path.relative_to(results.folder)}."
              for path in results.stale]
     for dataset in dict.fromkeys(run["dataset"] for run in plan["runs"]):
-        panel = _panel(results, dataset)
+        panel, here = Panel.of(results, dataset), _contestants(results, dataset)
         skipped = {gap["metric"] for gap in plan["skipped"]
                    if gap["dataset"] in (dataset, None) and gap["contestant"] is None}
         metrics = [metric for metric in plan["metrics"] if metric["name"] not in skipped]
@@ -117,21 +94,22 @@ def rank(results: Results) -> Board:
             (missing["kind"] != "skipped") | missing["metric"].isna())]
         whole = [name for name in planned
                  if name in panel.names and name not in set(gaps["contestant"])]
-        ranked = [name for name in whole if not contestants[name]["ceiling"]]
+        ranked = [name for name in whole if not here[name]["ceiling"]]
         resampled[dataset] = panel.drawn.resampled
-        rows, drawn_ranks = _estimates(panel, metrics, planned, whole, ranked, contestants)
+        rows, drawn_ranks = _estimates(panel, metrics, planned, whole, ranked)
         frames["estimates"] += rows
         frames["families"] += _families(
-            dataset, metrics, drawn_ranks,
-            {(row["metric"], row["contestant"]): row["rank"] for row in rows}, ranked, contestants)
-        controls = [name for name in ranked if contestants[name]["control"]]
+            panel, metrics, drawn_ranks,
+            {(row["metric"], row["contestant"]): row["rank"] for row in rows}, ranked)
+        controls = [name for name in ranked if here[name]["control"]]
         frames["differences"] += (
             differences := _differences(panel, metrics, ranked, controls))
         frames["verdicts"] += _verdicts(
             dataset, metrics, [name for name in ranked if name not in controls], len(controls),
             differences)
-        frames["effects"] += _effects(panel, metrics, ranked, contestants)
-        notes += _remarks(dataset, planned, whole, contestants, panel)
+        frames["effects"] += _effects(panel, metrics, ranked, here)
+        frames["additivity"] += _additivity(results, dataset, planned)
+        notes += _remarks(dataset, planned, whole, here, panel)
     frames["nans"] = _nans(results)
     tables = {name: Frame(rows, columns=list(COLUMNS[name])) for name, rows in frames.items()}
     return Board(
@@ -147,11 +125,13 @@ def _planned(results: Results, dataset: str) -> list[str]:
     return list(dict.fromkeys([*runs, *skipped]))
 
 
-def _contestants(results: Results) -> Facts:
-    """Facts by name: those of its run, or where it has none, those of the plan."""
-    plan = results.plan
+def _contestants(results: Results, dataset: str | None = None) -> Facts:
+    """Facts by name: those of its run (on a data set), or where it has none, those of the plan."""
+    plan, runs = results.plan, results.runs
+    if dataset is not None:
+        runs = runs[runs["dataset"] == dataset]
     found = {row["contestant"]: row["info"]["contestant"]
-             for row in results.runs.iloc[::-1].to_dict("records")}
+             for row in runs.iloc[::-1].to_dict("records")}
     names = dict.fromkeys([*(run["contestant"] for run in plan["runs"]),
                            *(gap["contestant"] for gap in plan["skipped"] if gap["contestant"])])
     return {name: {**plan["contestants"][name], **found.get(name, {})} for name in names}
@@ -182,43 +162,9 @@ def _missing(results: Results) -> Frame:
     return Frame(rows, columns=list(COLUMNS["missing"]), dtype=object)
 
 
-def _panel(results: Results, dataset: str) -> _Panel:
-    frame = results.scores[results.scores["dataset"] == dataset]
-    fold = dict(zip(results.runs["run"], results.runs["fold"], strict=True))
-    which, runs = pd.factorize(frame["run"])
-    seed = dict(zip(results.runs["run"], results.runs["seed"], strict=True))
-    training = [(seed[run], fold[run]) for run in runs]
-    trainings = sorted(set(training))
-    contestant, names = pd.factorize(frame["contestant"], sort=True)
-    image, keys = pd.factorize(frame["key"], sort=True)
-    shape = (max(len(names), 1), max(len(trainings), 1), max(len(keys), 1))
-    place = np.array([trainings.index(pair) for pair in training], np.intp)
-    index = (contestant, place[which], image)
-    value = frame["value"].to_numpy(np.float64)
-    measured, metrics = pd.factorize(frame["metric"])
-    code = {metric: i for i, metric in enumerate(metrics)}
-    values, scored = {}, {}
-    for metric in (metric["name"] for metric in results.plan["metrics"]):
-        here = np.flatnonzero(measured == code.get(metric, -1))
-        at, finite = tuple(i[here] for i in index), np.isfinite(value[here])
-        # A metric that draws has several values a sample: their mean is the sample's.
-        total, count, seen = np.zeros(shape), np.zeros(shape), np.zeros(shape, bool)
-        np.add.at(total, at, np.where(finite, value[here], 0.0))
-        np.add.at(count, at, finite.astype(np.float64))
-        seen[at] = True
-        values[metric] = np.divide(total, count, out=np.full(shape, np.nan), where=count > 0)
-        scored[metric] = seen
-    samples = results.samples[results.samples["dataset"] == dataset]
-    group = dict(zip(samples["key"], samples["group"], strict=True))
-    # Images of one patient are no independent evidence: the patient is drawn whole.
-    units = [group.get(key) or key for key in keys] or [""]
-    drawn = stats.draws(shape[1], units, results.plan["suite"], dataset)
-    return _Panel(dataset, list(names), values, scored, drawn)
-
-
 def _estimates(
-    panel: _Panel, metrics: list[dict[str, Any]], planned: list[str], whole: list[str],
-    ranked: list[str], contestants: Facts,
+    panel: Panel, metrics: list[dict[str, Any]], planned: list[str], whole: list[str],
+    ranked: list[str],
 ) -> tuple[list[dict[str, Any]], dict[str, Frame]]:
     """The rows of a data set, and for each metric the ranks a draw (D rows, contestants)."""
     rows, drawn_ranks = [], {}
@@ -229,7 +175,7 @@ def _estimates(
         low, high = stats.interval(drawn)
         placed = [c for c in ranked if np.isfinite(point[panel.names.index(c)])]
         at = [panel.names.index(c) for c in placed]
-        same = [contestants[c]["trainer"] for c in placed]
+        same = [panel.network[c] for c in placed]
         owner = same if metric["family"] == CLASSIFIER else None
         first = stats.ranks(point[at], metric["better"], owner)
         each = stats.ranks(drawn[:, at], metric["better"], owner)
@@ -256,8 +202,8 @@ def _estimates(
 
 
 def _families(
-    dataset: str, metrics: list[dict[str, Any]], drawn_ranks: dict[str, Frame],
-    point: dict[tuple[str, str], float], ranked: list[str], contestants: Facts,
+    panel: Panel, metrics: list[dict[str, Any]], drawn_ranks: dict[str, Frame],
+    point: dict[tuple[str, str], float], ranked: list[str],
 ) -> list[dict[str, Any]]:
     """Only those that have a rank in all metrics of a family: an incomplete row is no mean."""
     rows = []
@@ -266,21 +212,21 @@ def _families(
         placed = [c for c in ranked if all(c in drawn_ranks[name] for name in names)]
         if not placed:
             continue
-        same = [contestants[c]["trainer"] for c in placed] if family == CLASSIFIER else None
+        same = [panel.network[c] for c in placed] if family == CLASSIFIER else None
         mean = np.mean([[point[name, c] for c in placed] for name in names], axis=0)
         drawn = np.mean([drawn_ranks[name][placed].to_numpy() for name in names], axis=0)
         low, high = stats.interval(stats.ranks(drawn, "lower", same), attained=True)
         order = stats.ranks(mean, "lower", same)
         for i, contestant in enumerate(placed):
             rows.append({
-                "dataset": dataset, "track": track, "family": family, "contestant": contestant,
-                "mean_rank": mean[i], "rank": order[i], "rank_low": low[i], "rank_high": high[i],
-                "n_metrics": len(names)})
+                "dataset": panel.dataset, "track": track, "family": family,
+                "contestant": contestant, "mean_rank": mean[i], "rank": order[i],
+                "rank_low": low[i], "rank_high": high[i], "n_metrics": len(names)})
     return rows
 
 
 def _differences(
-    panel: _Panel, metrics: list[dict[str, Any]], ranked: list[str], controls: list[str],
+    panel: Panel, metrics: list[dict[str, Any]], ranked: list[str], controls: list[str],
 ) -> list[dict[str, Any]]:
     pairs = [(name, control) for name in ranked for control in controls if name != control]
     return [{**row, "contestant": row["pair"][0], "control": row["pair"][1]}
@@ -332,27 +278,50 @@ def _margin(difference: dict[str, Any], better: str) -> tuple[int, float]:
 
 
 def _effects(
-    panel: _Panel, metrics: list[dict[str, Any]], ranked: list[str], contestants: Facts,
+    panel: Panel, metrics: list[dict[str, Any]], ranked: list[str], contestants: Facts,
 ) -> list[dict[str, Any]]:
-    """What training changed and what the explanation adds, wherever T, X@T and X are all there."""
-    owner = {(contestants[name]["explainer"], contestants[name]["trainer"]): name
-             for name in ranked if not contestants[name]["control"]}
-    pairs: dict[tuple[str, str], list[tuple[str, str, str]]] = {}
-    for (inherent, trainer), own in owner.items():
-        if trainer == PLAIN or not (
-                inherent == trainer or contestants[own]["family"] == "inherent"):
-            continue
-        for (explainer, home), other in owner.items():
-            plain = owner.get((explainer, PLAIN))
-            if home == trainer and other != own and plain is not None:
-                pairs.setdefault((other, plain), []).append(("model", own, explainer))
-                pairs.setdefault((own, other), []).append(("explanation", own, explainer))
-    return [{**row, "effect": effect, "inherent": own, "post_hoc": explainer,
+    """What training changed, seen by one explainer, and what a network's own map adds to it."""
+    names = [name for name in ranked if not contestants[name]["control"]]
+    own = [name for name in names if contestants[name]["family"] == "inherent"
+           or contestants[name]["explainer"] == contestants[name]["trainer"]]
+    post_hoc = [name for name in names if name not in own]
+    effect: dict[tuple[str, str], str] = {}
+    for name in post_hoc:
+        effect |= {(name, other): "model" for other in post_hoc
+                   if _is_twin(contestants[other], contestants[name])}
+        effect |= {(mine, name): "explanation" for mine in own
+                   if panel.network[mine] == panel.network[name]}
+    return [{**row, "effect": effect[row["pair"]],
              "minuend": row["pair"][0], "subtrahend": row["pair"][1]}
-            for metric in metrics if pairs for row in panel.differences(metric, list(pairs))
-            for effect, own, explainer in pairs[row["pair"]]
+            for metric in metrics if effect for row in panel.differences(metric, list(effect))
             # The explanation effect compares maps of one network, which has one accuracy.
-            if effect == "model" or metric["family"] != CLASSIFIER]
+            if effect[row["pair"]] == "model" or metric["family"] != CLASSIFIER]
+
+
+def _is_twin(twin: dict[str, Any], of: dict[str, Any]) -> bool:
+    """Whether it is the same explainer on the trainer that lacks what the other's adds, alone."""
+    shared = twin["train"].keys() & of["train"].keys()
+    return (
+        twin["trainer"] == of["twin"] != of["trainer"]
+        and (twin["explainer"], twin["explain"]) == (of["explainer"], of["explain"])
+        and all(twin["train"][key] == of["train"][key] for key in shared))
+
+
+def _additivity(results: Results, dataset: str, planned: list[str]) -> list[dict[str, Any]]:
+    rows = []
+    runs = results.runs[results.runs["dataset"] == dataset]
+    for name in planned:
+        met = [info["additivity"] for info in runs[runs["contestant"] == name]["info"]
+               if not info["unsupported"]]
+        if met:
+            largest = [one["largest"] for one in met]
+            rows.append({
+                "dataset": dataset, "contestant": name, "declared": met[0]["declared"],
+                "largest": np.nan if None in largest else max(largest),
+                "tolerance": met[0]["tolerance"],
+                "holds": None if met[0]["holds"] is None else all(one["holds"] for one in met),
+                "n_runs": len(met)})
+    return rows
 
 
 def _nans(results: Results) -> list[dict[str, Any]]:
@@ -363,7 +332,7 @@ def _nans(results: Results) -> list[dict[str, Any]]:
 
 
 def _remarks(
-    dataset: str, planned: list[str], whole: list[str], contestants: Facts, panel: _Panel,
+    dataset: str, planned: list[str], whole: list[str], contestants: Facts, panel: Panel,
 ) -> list[str]:
     remarks = []
     if "seeds" not in panel.drawn.resampled:

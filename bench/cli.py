@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.markup import escape
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from bench.run import Outcome
+    from bench.spec import RunSpec
     from bench.suite import Suite
 
 app = typer.Typer(
@@ -114,24 +115,68 @@ def plan(
 
     _load(plugin)
     found = _suite(suite, seeds)
+    runs = found.only(only or [])
     cache = Cache()
+    out.print(_trainings(runs))
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for head in ("data set", "contestant", "network", "seed", "model", "maps", "scores"):
+    for head in ("data set", "contestant", "network", "fold", "seed", "model", "maps", "scores"):
         table.add_column(head)
-    for run in found.only(only or []):
+    for run in runs:
         metrics = found.metrics_of(run.dataset)
         left = len(Folder.of(run, out_folder).missing(metrics))
         table.add_row(
             run.dataset, escape(run.contestant.name),
-            escape(f"{run.backbone.name} {run.contestant.trainer}"), str(run.seed),
+            escape(f"{run.backbone.name} {run.contestant.trainer}"), str(run.fold), str(run.seed),
             "trained" if cache.has("models", run.model_id) else "to train",
             "made" if cache.has("maps", run.maps_id) else "to make",
             f"{len(metrics) - left} of {len(metrics)}")
     out.print(table)
     for skip in found.skipped:
         out.print(f"[dim]skipped on {escape(skip.dataset)}: {escape(skip.reason)}[/]")
-    models = {run.model_id for run in found.runs}
-    out.print(f"{len(found.runs)} runs on {len(models)} networks, {len(found.metrics)} metrics")
+    for name in dict.fromkeys(run.dataset for run in runs):
+        if reason := _not_here(name):
+            out.print(f"[yellow]cannot run yet:[/] {escape(reason)}")
+    models = {run.model_id for run in runs}
+    out.print(f"{len(runs)} runs on {len(models)} networks, {len(found.metrics)} metrics")
+
+
+def _trainings(runs: Sequence[RunSpec]) -> object:
+    """How each network of some runs comes about, a row for each data set and way of training."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for head in ("data set", "trainer", "network", "training", "parameters"):
+        table.add_column(head, overflow="fold")
+    rows = {}
+    for run in runs:
+        recipe, backbone = run.recipe, run.backbone
+        steps = [f"{recipe.epochs} epochs of {recipe.optimizer}", f"lr {recipe.lr:g}",
+                 f"batch {recipe.batch_size}" + (
+                     f" × {recipe.accumulate}" if recipe.accumulate > 1 else ""),
+                 recipe.schedule, *(str(table["name"]) for table in recipe.augment)]
+        if run.base:
+            steps.insert(0, f"from {run.base.contestant.trainer}")
+        train = run.contestant.train
+        rows[run.dataset, run.contestant.trainer, str(train)] = (
+            run.dataset, run.contestant.trainer,
+            backbone.name + (" (published weights)" if backbone.pretrained else ""),
+            f"weights of {run.weights}" if run.weights else ", ".join(steps),
+            ", ".join(f"{key}={value}" for key, value in train.items()))
+    for row in rows.values():
+        table.add_row(*map(escape, row))
+    return table
+
+
+def _not_here(dataset: str) -> str:
+    """Why a data set cannot be read on this machine; empty if it can."""
+    from bench import data
+    from bench.core import HeatproofError
+
+    try:
+        data.held(dataset, "test")
+    except HeatproofError as error:
+        return str(error)
+    return ""
 
 
 def _suite(name: str, seeds: int) -> Suite:

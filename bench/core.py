@@ -100,6 +100,8 @@ class Card:
 
     `image` is (C, H, W); `mean` and `std` are a channel, in units of [0, 1]; `truth` is "pixels",
     "boxes" or "none"; `group` names what must not be torn between splits (patient, scan);
+    `splits` says which images are "train", "test" and, where there are some to choose settings
+    on, "validation"; it is fold 0, and `folds` are further such tables, each by itself.
     `options` is read by the source alone; `sha256` maps a file's name to its checksum.
     A `revision` that nobody read from the publisher stays empty.
     """
@@ -112,6 +114,7 @@ class Card:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     splits: Mapping[str, Any]
+    folds: tuple[Mapping[str, Any], ...] = ()
     truth: Literal["pixels", "boxes", "none"] = "none"
     path: str = ""
     revision: str = ""
@@ -126,7 +129,7 @@ class Card:
     sha256: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("classes", "image", "mean", "std"):
+        for name in ("classes", "image", "mean", "std", "folds"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if len(self.image) != 3:
             raise HeatproofError(f"card {self.name}: image must be [C, H, W], not {self.image}")
@@ -136,8 +139,12 @@ class Card:
                     f"card {self.name}: {name} needs {self.image[0]} values, one a channel")
         if self.truth not in ("pixels", "boxes", "none"):
             raise unknown(f"truth in card {self.name}", self.truth, ("pixels", "boxes", "none"))
-        if missing := {"train", "test"} - set(self.splits):
-            raise HeatproofError(f"card {self.name}: splits lacks {', '.join(sorted(missing))}")
+        for number, splits in enumerate((self.splits, *self.folds)):
+            where = f"card {self.name}: {f'fold {number}' if number else 'splits'}"
+            if not isinstance(splits, Mapping):
+                raise HeatproofError(f"{where} must be a table of splits, not {splits!r}")
+            if missing := {"train", "test"} - set(splits):
+                raise HeatproofError(f"{where} lacks {', '.join(sorted(missing))}")
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -147,11 +154,24 @@ class Card:
             raise HeatproofError(f"card {path.name} calls itself {card.name!r}; name both alike")
         return card
 
+    def fold(self, number: int) -> Self:
+        """The card with the splits of one fold alone; fold 0 has `splits`. Raises for another."""
+        tables = (self.splits, *self.folds)
+        if not 0 <= number < len(tables):
+            count = f"{len(tables)} folds, 0 to {len(self.folds)}" if self.folds else "fold 0 alone"
+            raise HeatproofError(f"card {self.name} has no fold {number}; it has {count}")
+        return replace(self, splits=tables[number], folds=())
+
     @property
     def fingerprint(self) -> str:
-        """A hash of all that decides images, labels and masks; a new citation changes nothing."""
-        prose = ("title", "task", "licence", "redistributable", "citation", "homepage", "layout")
-        return digest({k: v for k, v in asdict(self).items() if k not in prose})
+        """A hash of all that decides images, labels and masks; a new citation changes nothing.
+
+        Of the folds, `splits` counts alone: `card.fold(k)` has a hash of its own, which stays as
+        it is when a fold is added.
+        """
+        apart = ("title", "task", "licence", "redistributable", "citation", "homepage", "layout",
+                 "folds")
+        return digest({k: v for k, v in asdict(self).items() if k not in apart})
 
 
 @dataclass(frozen=True)
@@ -217,6 +237,10 @@ class Method(ABC):
     compares the two. Empty: there is none, and no model effect is shown."""
     train_params: Mapping[str, Any] = {}
     explain_params: Mapping[str, Any] = {}
+    check_params: ClassVar[Mapping[str, Any]] = {}
+    """Train parameters that make a network small enough for `heatproof check`."""
+    ablations: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Train parameters, by name, to be set beside the defaults; `make bench` times each."""
 
     def __init__(
         self, card: Card, backbone: Callable[[], nn.Module], *,

@@ -12,7 +12,7 @@ import os
 import queue
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -52,13 +52,13 @@ def prepare(suite: Suite, specs: Sequence[RunSpec], settings: Settings) -> Setti
     if settings.jobs < 0:
         raise HeatproofError("--jobs must not be negative")
     for name in dict.fromkeys(spec.dataset for spec in specs):
-        spec = next(s for s in specs if s.dataset == name)
-        if all(Folder.of(s, settings.out).is_whole(suite.metrics_of(name))
-               for s in specs if s.dataset == name):
-            continue
-        for split in ("train", "test"):
-            data.held(name, split)
-        nets.check(spec.backbone)
+        todo = [s for s in specs if s.dataset == name
+                and not Folder.of(s, settings.out).is_whole(suite.metrics_of(name))]
+        for fold in dict.fromkeys(spec.fold for spec in todo):
+            for split in data.card(name).fold(fold).splits:
+                data.held(name, split, fold)
+        for spec in todo:
+            nets.check(spec.backbone)
     device = str(nets.device_named(settings.device))
     jobs = settings.jobs or (1 if device.startswith("cuda") else min(os.cpu_count() or 1, 8))
     write_plan(settings.out, suite.plan())
@@ -87,11 +87,26 @@ def execute(
         yield from _pooled(suite, todo, settings, report)
 
 
-def _models(specs: Sequence[RunSpec]) -> dict[str, list[RunSpec]]:
-    groups: dict[str, list[RunSpec]] = {}
+@dataclass(frozen=True)
+class _Model:
+    """One training, and the runs that need its network and no other training first."""
+
+    spec: RunSpec
+    runs: list[RunSpec]
+
+
+def _models(specs: Sequence[RunSpec]) -> dict[str, _Model]:
+    """The models of some runs by their ids; one that another starts from comes before it."""
+    models: dict[str, _Model] = {}
+
+    def model(spec: RunSpec) -> _Model:
+        if spec.base:
+            model(spec.base)
+        return models.setdefault(spec.model_id, _Model(spec, []))
+
     for spec in specs:
-        groups.setdefault(spec.model_id, []).append(spec)
-    return groups
+        model(spec).runs.append(spec)
+    return models
 
 
 def _here(
@@ -99,9 +114,14 @@ def _here(
 ) -> Iterator[Outcome]:
     _compute_alike()
     place = Place(settings.out, Cache(), settings.device)
-    for group in _models(todo).values():
-        fitted = fit(group[0], _reporting(place, group[0].cell, report))
-        for spec in group:
+    failed: dict[str, Outcome] = {}
+    for name, model in _models(todo).items():
+        base = model.spec.base
+        fitted = failed.get(base.model_id) if base else None
+        fitted = fitted or fit(model.spec, _reporting(place, model.spec.cell, report))
+        if fitted.failures:
+            failed[name] = fitted
+        for spec in model.runs:
             yield _blamed(spec, fitted) if fitted.failures else run(
                 spec, suite.metrics_of(spec.dataset), _reporting(place, spec.cell, report))
 
@@ -113,6 +133,7 @@ def _compute_alike() -> None:
     torch.set_num_threads(1)
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False  # ten bits of mantissa would part it from a CPU
 
 
 def _reporting(place: Place, cell: str, report: Callable[[Event], None]) -> Place:
@@ -130,7 +151,7 @@ def _pooled(
 ) -> Iterator[Outcome]:
     context = _context()
     events: Any = context.Queue()
-    groups = _models(todo)
+    models = _models(todo)
     metrics = {name: [metric.name for metric in suite.metrics_of(name)] for name in suite.cards}
     params = {metric.name: dict(metric.params) for metric in suite.metrics}
     workers = min(settings.jobs, len(todo))
@@ -138,7 +159,8 @@ def _pooled(
         workers, context, initializer=_start,
         initargs=(settings, events, dict(os.environ)))
     waiting: dict[Future[Outcome], tuple[str, RunSpec]] = {
-        pool.submit(_fit, group[0]): ("fit", group[0]) for group in groups.values()}
+        pool.submit(_fit, model.spec): ("fit", model.spec)
+        for model in models.values() if model.spec.base is None}
     try:
         while waiting:
             done, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
@@ -151,12 +173,14 @@ def _pooled(
                 if kind == "run":
                     yield outcome
                 elif outcome.failures:
-                    yield from (_blamed(s, outcome) for s in groups[spec.model_id])
+                    yield from (_blamed(s, outcome) for s in _needing(spec.model_id, models))
                 else:
+                    waiting |= {
+                        pool.submit(_fit, s): ("fit", s) for s in _next(spec.model_id, models)}
                     waiting |= {
                         pool.submit(_run, s, [(name, params[name])
                                               for name in metrics[s.dataset]]): ("run", s)
-                        for s in groups[spec.model_id]}
+                        for s in models[spec.model_id].runs}
     except BrokenProcessPool:
         raise HeatproofError(
             "a worker process died (killed, or out of memory); what was finished is kept: run "
@@ -168,6 +192,18 @@ def _pooled(
             for process in list(getattr(pool, "_processes", {}).values()):
                 process.kill()
         pool.shutdown(wait=not waiting, cancel_futures=True)
+
+
+def _next(base: str, models: Mapping[str, _Model]) -> list[RunSpec]:
+    """The trainings that start from a model."""
+    return [model.spec for model in models.values()
+            if model.spec.base and model.spec.base.model_id == base]
+
+
+def _needing(failed: str, models: Mapping[str, _Model]) -> list[RunSpec]:
+    """The runs that cannot be made without a model: its own, and those of what starts from it."""
+    return models[failed].runs + [
+        run for spec in _next(failed, models) for run in _needing(spec.model_id, models)]
 
 
 def _context() -> Any:

@@ -1,7 +1,8 @@
 """`make bench`: ratios, each measured side by side in one run; absolute times mean little.
 
-Training against a bare PyTorch loop; explainers and metrics in forward passes of the same batch.
-Every figure is the median of three rounds, in one thread.
+Training against a bare PyTorch loop; a step of each trainer against one of the plain classifier;
+explainers and metrics in forward passes of the same batch. Every figure is the median of its
+rounds, in one thread.
 """
 
 from __future__ import annotations
@@ -18,14 +19,16 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from bench import data, metrics, nets, plugins, suite, train
-from bench.core import PLAIN, Batch, Explained, HeatproofError
+from bench import data, metrics, nets, plugins, run, suite
+from bench.core import PLAIN, Batch, Explained, HeatproofError, Method, Plain
 from bench.data.images import Batches
 from bench.explain import explained, explainer
 from bench.spec import RunSpec
 from bench.store import Cache
 
 ROUNDS = 3
+STEPS = 15
+"""Rounds of single training steps, which take milliseconds."""
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -35,10 +38,10 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def side_by_side(*works: Callable[[], object]) -> list[float]:
+def side_by_side(*works: Callable[[], object], rounds: int = ROUNDS) -> list[float]:
     """The median seconds of each, measured in turns so that a busy machine slows them alike."""
-    rounds = [[seconds(work) for work in works] for _ in range(ROUNDS)]
-    return [statistics.median(column) for column in zip(*rounds, strict=True)]
+    table = [[seconds(work) for work in works] for _ in range(rounds)]
+    return [statistics.median(column) for column in zip(*table, strict=True)]
 
 
 def main() -> None:
@@ -52,6 +55,7 @@ def main() -> None:
         spec = next(r for r in demo.runs if r.dataset == dataset and r.contestant.trainer == PLAIN)
         spec = replace(spec, recipe=replace(spec.recipe, epochs=1, samples=512))
         _training(spec, console)
+        _steps(spec, console)
         net, batch = _prepared(spec)
         _costs("explainers", dataset, net, batch, _explaining(spec, net, batch), console)
         _costs("metrics", dataset, net, batch, _scoring(demo, spec, net, batch), console)
@@ -64,18 +68,15 @@ def _batches(spec: RunSpec, split: str) -> Batches:
 
 
 def _training(spec: RunSpec, console: Console) -> None:
-    """Images a second of `train.fitted` against a loop with nothing but the arithmetic."""
-    card = data.card(spec.dataset)
+    """Images a second of `run.network` against a loop with nothing but the arithmetic."""
     batches = _batches(spec, "train")
-    _, trainer = suite.method_of(spec, card)
 
     def ours() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            train.fitted(trainer, spec, lambda: batches, Cache(Path(folder)),
-                         device=torch.device("cpu"), progress=lambda *_: None)
+            run.network(spec, run.Place(Path(folder), Cache(Path(folder))))
 
     def bare() -> None:
-        net = trainer.network()
+        net = suite.trainer_of(spec).network()
         optimizer = torch.optim.AdamW(net.parameters(), spec.recipe.lr)
         order = torch.Generator().manual_seed(0)
         for batch in batches.shuffled(spec.recipe.batch_size, order):
@@ -87,6 +88,53 @@ def _training(spec: RunSpec, console: Console) -> None:
     mine, theirs = side_by_side(ours, bare)
     console.print(f"{spec.dataset}: training at {theirs / mine:.2f} × the images a second of a "
                   f"bare loop ({len(batches) / mine:.0f} against {len(batches) / theirs:.0f})")
+
+
+def _steps(spec: RunSpec, console: Console) -> None:
+    batch = _batches(spec, "train").batch(range(spec.recipe.batch_size))
+    costs = steps(spec, batch)
+    console.print(f"{spec.dataset}: training step on {len(batch)} images, in plain steps")
+    table = Table(box=None, pad_edge=False)
+    table.add_column("  name")
+    table.add_column("steps", justify="right")
+    table.add_column("ms", justify="right")
+    for name, cost in costs.items():
+        table.add_row(f"  {name}", f"{cost / costs[PLAIN]:.2f}", f"{1000 * cost:.1f}")
+    console.print(table)
+
+
+def steps(spec: RunSpec, batch: Batch, *, rounds: int = STEPS) -> dict[str, float]:
+    """The seconds of one training step of the plain classifier, and of all whose twin it is.
+
+    A step is loss, gradients and AdamW on the same batch. A trainer's `ablations`, if it has some,
+    are train parameters by name; each is measured beside the default.
+    """
+    card = suite.card_of(spec)
+    make = nets.maker(spec.backbone, card, 0)
+    works = {PLAIN: _stepping(Plain(card, make), spec, batch)}
+    for name, cls in plugins.methods.items():
+        if cls.trains() and cls.twin == PLAIN:
+            for what, params in {"": {}, **cls.ablations}.items():
+                method = cls(card, make, train=params)
+                works[f"{name}, {what}" if what else name] = _stepping(method, spec, batch)
+    return dict(zip(works, side_by_side(*works.values(), rounds=rounds), strict=True))
+
+
+def _stepping(method: Method, spec: RunSpec, batch: Batch) -> Callable[[], None]:
+    net = method.network()
+    if method.base:
+        method.start(net, plugins.trainer(method.base)(method.card, method.backbone).network())
+    method.prepare(net, [batch])
+    net.train()
+    optimizer = torch.optim.AdamW([p for p in net.parameters() if p.requires_grad], spec.recipe.lr)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        method.loss(net, batch).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    step()  # what the first call alone does: memory, AdamW's state, a delay
+    return step
 
 
 def _prepared(spec: RunSpec) -> tuple[nn.Module, Batch]:

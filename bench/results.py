@@ -41,11 +41,15 @@ PLAN = {
 }
 RUN = {
     "spec": "the frozen RunSpec with its ids",
-    "contestant": "name, title, family, paper, signed, additivity, control, ceiling, of the "
-                  "explainer, and the trainer's title",
+    "contestant": "name; title, family, paper, signed, additivity, control, ceiling, explainer "
+                  "(its name) and explain (its parameters); trainer, trainer_title, train (its "
+                  "parameters) and twin (the trainer whose network lacks what it adds, or empty)",
     "dataset": "the facts of the card",
     "classifier": "parameters (count), accuracy (on the scored images), grid (h, w) of the maps",
     "metrics": "metric -> its facts, for each score file beside this one",
+    "additivity": "whether the maps add up to the output: declared (mean, sum or none), largest "
+                  "(deviation over max(1, |output|), null where not finite), tolerance, holds, "
+                  "images; null if unsupported",
     "unsupported": "null, or why this explainer cannot serve this network (then no scores follow)",
     "versions": "Python and the libraries that the numbers depend on",
     "git": "commit of the checkout, or empty",
@@ -115,7 +119,9 @@ class Folder:
         if not (self.path / "run.json").is_file():
             return False
         run = read_json(self.path / "run.json")
-        if run.get("unsupported"):
+        if set(RUN) - set(run):  # of another version: made again from what the cache holds
+            return False
+        if run["unsupported"]:
             return True
         return (not self.missing(metrics) and (self.path / "samples.parquet").is_file()
                 and {m.name for m in metrics} <= set(run["metrics"]))

@@ -7,8 +7,8 @@ import subprocess
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from bench import data, explain, metrics, train
 from bench.core import HOME, Batch, Explained, HeatproofError, Method, Metric
-from bench.data.images import Batches
+from bench.data.images import Batches, Images
 from bench.results import Folder, read_media
 from bench.spec import RunSpec
 from bench.store import Cache, read_json
-from bench.suite import card_facts, contestant_facts, method_of
+from bench.suite import card_facts, card_of, contestant_facts, explainer_of, trainer_of
 
 LIBRARIES = ("heatproof", "torch", "timm", "captum", "quantus", "numpy", "scipy")
 
@@ -60,7 +60,7 @@ def fit(spec: RunSpec, place: Place) -> Outcome:
     """Trains the network of a spec unless the cache has it."""
     outcome = Outcome(f"{spec.dataset}/{spec.contestant.trainer}/seed {spec.seed}")
     with _caught(outcome, "train"):
-        outcome.trained = _fitted(spec, place)[0].trained
+        outcome.trained = network(spec, place).trained
     return outcome
 
 
@@ -84,22 +84,20 @@ def _run(
 ) -> None:
     clock = time.perf_counter
     started = clock()
-    fitted, explainer = _fitted(spec, place)
+    fitted, explainer = network(spec, place), explainer_of(spec)
     outcome.trained = fitted.trained
     measured: dict[str, Any] = _measured_before(folder)
     if fitted.trained:
         measured["train"] = clock() - started
     net = fitted.net
-    card = data.card(spec.dataset)
     if reason := explainer.supports(net):
         outcome.status = f"unsupported: {reason}"
-        folder.write_run(_facts(spec, explainer, net, None, (), fitted, measured, place, reason))
+        folder.write_run(
+            _facts(spec, explainer, net, None, None, (), fitted, measured, place, reason))
         return
 
-    batches = Batches(data.held(spec.dataset, "test"), card, seed=spec.seed, samples=spec.samples)
-    batch = batches.batch().to(place.device)
-    logits = _logits(net, batch)
-    target = batch.y if spec.target == "label" else logits.argmax(1)
+    batches = _batches(spec, "test")
+    batch, logits, target = _asked(spec, net, batches, place)
     place.progress("explain", 0, 1)
     started = clock()
     maps = explain.maps(explainer, net, batch, target, spec, place.cache)
@@ -109,10 +107,9 @@ def _run(
     if spec.media and read_media(folder.path) is None:
         _write_media(folder, batches, maps, logits, spec.media)
 
-    seen = Explained(
-        network=net, batch=batch, logits=logits, target=target, maps=maps,
-        explain=explain.explainer(explainer, net, batch, target), classes=len(card.classes),
-        device=place.device)
+    seen = replace(
+        _seen(spec, explainer, net, batch, logits, target, maps, place),
+        validation=_validation(spec, explainer, net, place))
     missing = folder.missing(wanted)
     for done, metric in enumerate(missing):
         place.progress(metric.name, done, len(missing))
@@ -125,21 +122,86 @@ def _run(
     classifier = {
         "parameters": sum(p.numel() for p in net.parameters()), "accuracy": accuracy,
         "grid": list(maps.shape[1:]), "backbone": spec.backbone.name}
+    adds_up = explain.additivity(explainer.additivity, maps, logits, target)
     folder.write_run(
-        _facts(spec, explainer, net, classifier, scored, fitted, measured, place, None))
+        _facts(spec, explainer, net, classifier, adds_up, scored, fitted, measured, place, None))
 
 
-def _fitted(spec: RunSpec, place: Place) -> tuple[train.Fitted, Method]:
-    card = data.card(spec.dataset)
-    explainer, trainer = method_of(spec, card)
+def network(spec: RunSpec, place: Place) -> train.Fitted:
+    """The network of a spec, trained now or read; where it starts from another, that comes first.
 
-    def batches() -> Batches:
-        return Batches(data.held(spec.dataset, "train"), card, seed=spec.seed,
-                       samples=spec.recipe.samples, name="train")
+    Raises what `train.fitted` and the data set's source raise.
+    """
+    return train.fitted(trainer_of(spec), spec, material(spec, place), place.cache,
+                        device=torch.device(place.device), progress=place.progress)
 
-    fitted = train.fitted(trainer, spec, batches, place.cache,
-                          device=torch.device(place.device), progress=place.progress)
-    return fitted, explainer
+
+def material(spec: RunSpec, place: Place) -> train.Material:
+    """What the training of a spec is given; nothing is read before it is asked for."""
+    def base() -> nn.Module:
+        assert spec.base is not None
+        return network(spec.base, place).net
+
+    images = lru_cache(partial(_training_images, spec))
+    return train.Material(
+        images=lambda: _batches(spec, "train", images()[0]),
+        validation=lambda: _batches(spec, "validation", images()[1]), base=base)
+
+
+def _training_images(spec: RunSpec) -> tuple[Images, Images | None]:
+    """What is trained on, and what chooses the epoch, both without masks: no training sees one."""
+    images = replace(data.held(spec.dataset, "train", spec.fold), mask=None)
+    if spec.recipe.select == "last":
+        return images, None
+    if "validation" in card_of(spec).splits:
+        return images, replace(data.held(spec.dataset, "validation", spec.fold), mask=None)
+    return images.parted(spec.recipe.validation, f"{spec.dataset}/validation")
+
+
+def _batches(spec: RunSpec, split: str, images: Images | None = None) -> Batches:
+    """A split's batches: all images for validation, else as many as the spec says."""
+    if images is None:
+        images = data.held(spec.dataset, split, spec.fold)
+    samples = {"train": spec.recipe.samples, "test": spec.samples}.get(split, 0)
+    return Batches(images, card_of(spec), seed=spec.seed, samples=samples, name=split,
+                   normalise=spec.normalise)
+
+
+def _asked(
+    spec: RunSpec, net: nn.Module, batches: Batches, place: Place,
+) -> tuple[Batch, Tensor, Tensor]:
+    """What is explained: the samples, their clean logits, and the class of each."""
+    batch = batches.batch().to(place.device)
+    logits = _logits(net, batch)
+    return batch, logits, batch.y if spec.target == "label" else logits.argmax(1)
+
+
+def _seen(
+    spec: RunSpec, explainer: Method, net: nn.Module, batch: Batch, logits: Tensor, target: Tensor,
+    maps: Tensor, place: Place,
+) -> Explained:
+    return Explained(
+        network=net, batch=batch, logits=logits, target=target, maps=maps,
+        explain=explain.explainer(explainer, net, batch, target),
+        classes=len(card_of(spec).classes), device=place.device)
+
+
+def _validation(
+    spec: RunSpec, explainer: Method, net: nn.Module, place: Place,
+) -> Callable[[], Explained] | None:
+    """Makes, once, what a metric may choose its settings on; none where the card has no split."""
+    if "validation" not in card_of(spec).splits:
+        return None
+
+    @lru_cache
+    def made() -> Explained:
+        batches = _batches(spec, "validation")
+        batches.index = batches.index[:spec.samples or None]
+        batch, logits, target = _asked(spec, net, batches, place)
+        maps = explain.explained(explainer, net, batch, target)
+        return _seen(spec, explainer, net, batch, logits, target, maps, place)
+
+    return made
 
 
 def _logits(net: nn.Module, batch: Batch) -> Tensor:
@@ -175,8 +237,8 @@ def _write_media(
 
 def _facts(
     spec: RunSpec, explainer: Method, net: nn.Module, classifier: dict[str, Any] | None,
-    scored: Sequence[Metric], fitted: train.Fitted, measured: dict[str, Any], place: Place,
-    unsupported: str | None,
+    adds_up: dict[str, Any] | None, scored: Sequence[Metric], fitted: train.Fitted,
+    measured: dict[str, Any], place: Place, unsupported: str | None,
 ) -> dict[str, Any]:
     return {
         "spec": spec.to_json(),
@@ -187,6 +249,7 @@ def _facts(
         "classifier": classifier or {
             "parameters": sum(p.numel() for p in net.parameters()), "accuracy": None, "grid": None,
             "backbone": spec.backbone.name},
+        "additivity": adds_up,
         "metrics": {metric.name: metric.facts() for metric in scored},
         "unsupported": unsupported,
         "versions": _versions(),

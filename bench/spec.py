@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from bench.core import digest
 
-STAGES: Mapping[str, int] = {"nets": 1, "train": 1, "explain": 1}
+STAGES: Mapping[str, int] = {"nets": 1, "train": 2, "explain": 1}
 """The version of each of our own stages; it enters the id of what that stage makes."""
 
 
@@ -16,38 +16,60 @@ STAGES: Mapping[str, int] = {"nets": 1, "train": 1, "explain": 1}
 class Backbone:
     """A timm model by name.
 
-    stem: "stock"; or, for a ResNet on small images, a first convolution of stride 1 ("small") or 2
-    ("half") and no pooling after it. options: passed to `timm.create_model`. pretrained: timm's
-    own argument.
+    stem: "stock"; or, for a ResNet or ConvNeXt on small images, one of stride 1 ("small") or 2
+    ("half") without pooling. options: passed to `timm.create_model`. pretrained: timm's
+    own argument. dilate: how many of its last halvings are left out, for a finer map by the same
+    weights (`nets.dilated`).
     """
 
     name: str
     pretrained: bool = False
     stem: Literal["stock", "small", "half"] = "stock"
     options: Mapping[str, Any] = field(default_factory=dict)
+    dilate: int = 0
 
 
 @dataclass(frozen=True)
 class Recipe:
     """How a classifier is trained.
 
-    lr is the peak learning rate; schedule "cosine" (to zero, a step at a time, after `warmup`
-    epochs that rise linearly) or "constant". samples: how many training images, chosen by the
-    seeded order of their keys; 0 is all. shift: largest random translation, in pixels.
-    flip: random horizontal flips.
+    accumulate: how many batches make one step of the optimiser. clip: the largest absolute value
+    of a gradient; 0 is no limit. lr: the peak learning rate. schedule: "cosine" (to zero),
+    "step" (times `gamma` every `drop` epochs) or "constant"; it moves every "step" or "epoch",
+    never below `floor`, after `warmup` epochs that rise linearly. samples: how many training
+    images, chosen by the seeded order of their keys; 0 is all. augment: transforms of
+    `torchvision.transforms.v2`, in order, for each image in [0, 1] by itself: a table with `name`,
+    the transform's own arguments, and `p`, the probability that it is applied. select: which
+    epoch's weights are kept: the "last", or the best "accuracy" or (median of batches) "loss" on
+    validation images; these are the card's, or where it has none, the share `validation` of the
+    training images, patients whole.
     """
 
     epochs: int
     batch_size: int = 64
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    accumulate: int = 1
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: float = 0.1
     momentum: float = 0.9
+    nesterov: bool = True
     weight_decay: float = 5e-4
-    schedule: Literal["cosine", "constant"] = "cosine"
+    clip: float = 0.0
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    every: Literal["step", "epoch"] = "step"
+    floor: float = 0.0
+    drop: int = 0
+    gamma: float = 0.1
     warmup: float = 0.0
     samples: int = 0
-    shift: int = 0
-    flip: bool = False
+    augment: tuple[Mapping[str, Any], ...] = ()
+    select: Literal["last", "accuracy", "loss"] = "last"
+    validation: float = 0.0
+
+
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "optimizer": ("sgd", "adam", "adamw"), "schedule": ("cosine", "step", "constant"),
+    "every": ("step", "epoch"), "select": ("last", "accuracy", "loss")}
+"""What the named settings of a Recipe can be."""
 
 
 @dataclass(frozen=True)
@@ -82,15 +104,25 @@ class RunSpec:
     media: int = 0
     """How many of them are shown in the gallery."""
     fold: int = 0
+    normalise: Literal["card", "max"] = "card"
+    """By the card's mean and std, or each image by its largest value over all channels."""
+    weights: str = ""
+    """A published checkpoint, by path or hub id, that stands in for training."""
+    weights_id: str = ""
+    """What it is, wherever it lies: the sha256 of its file, or its hub id with the revision."""
+    base: RunSpec | None = None
+    """The training that this one starts from (post-fitting)."""
 
     @property
     def model_id(self) -> str:
         """The name of the trained network: equal for all contestants that share it."""
+        made = {"weights": self.weights_id} if self.weights else {
+            "recipe": asdict(self.recipe), "base": self.base.model_id if self.base else ""}
         return digest({
-            "data": self.data, "fold": self.fold, "trainer": self.contestant.trainer,
-            "version": self.contestant.trainer_version, "params": dict(self.contestant.train),
-            "backbone": asdict(self.backbone), "recipe": asdict(self.recipe), "seed": self.seed,
-            "stages": [STAGES["nets"], STAGES["train"]]})
+            "data": self.data, "fold": self.fold, "normalise": self.normalise,
+            "trainer": self.contestant.trainer, "version": self.contestant.trainer_version,
+            "params": dict(self.contestant.train), "backbone": asdict(self.backbone),
+            "seed": self.seed, "stages": [STAGES["nets"], STAGES["train"]], **made})
 
     @property
     def maps_id(self) -> str:
@@ -109,7 +141,8 @@ class RunSpec:
     @property
     def cell(self) -> str:
         """What a person calls the run."""
-        return f"{self.dataset}/{self.contestant.name}/seed {self.seed}"
+        fold = f"/fold {self.fold}" if self.fold else ""
+        return f"{self.dataset}/{self.contestant.name}{fold}/seed {self.seed}"
 
     def to_json(self) -> dict[str, Any]:
         """The spec and its three ids, ready for JSON."""

@@ -3,56 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from bench import data, plugins
+from bench import data, plugins, weights
+from bench.augment import augmentation
 from bench.core import PLAIN, Card, HeatproofError, Method, Metric, filled, read_toml, unknown
-from bench.spec import Backbone, Contestant, Recipe, RunSpec
+from bench.spec import CHOICES, Backbone, Contestant, Recipe, RunSpec
+from bench.suite_file import Entry, Special, SuiteFile, Variant
 
 FOLDER = Path(__file__).parent / "suites"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One data set of a suite, with the network and the training that go with it."""
-
-    backbone: Mapping[str, Any]
-    recipe: Mapping[str, Any]
-    samples: int = 0
-    media: int = 0
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A contestant under a name of its own: `method` is "explainer" or "explainer@trainer"."""
-
-    method: str
-    train: Mapping[str, Any] = field(default_factory=dict)
-    explain: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class SuiteFile:
-    """The keys of a suite file.
-
-    protocol: raise it when what is measured changes. contestants: "explainer",
-    "explainer@trainer" or the name of a table in [contestant]. method: parameters a method, as
-    [method.NAME.train] and [method.NAME.explain]. metric: parameters a metric, as [metric."NAME"].
-    """
-
-    title: str
-    protocol: str
-    contestants: tuple[str, ...]
-    metrics: tuple[str, ...]
-    seeds: tuple[int, ...]
-    dataset: Mapping[str, Any]
-    target: str = "label"
-    about: str = ""
-    contestant: Mapping[str, Any] = field(default_factory=dict)
-    method: Mapping[str, Any] = field(default_factory=dict)
-    metric: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -117,7 +78,8 @@ def contestant_facts(who: Contestant) -> dict[str, Any]:
         "paper": explainer.paper, "signed": explainer.signed, "additivity": explainer.additivity,
         "control": explainer.family == "control" and not explainer.needs_mask,
         "ceiling": explainer.needs_mask, "explainer": who.explainer, "trainer": who.trainer,
-        "trainer_title": trainer.title or trainer.name}
+        "trainer_title": trainer.title or trainer.name, "twin": trainer.twin,
+        "train": dict(who.train), "explain": dict(who.explain)}
 
 
 def suites() -> dict[str, Path]:
@@ -148,18 +110,20 @@ def read(name: str, *, seeds: int = 0) -> Suite:
     metrics = tuple(_metric(name, file, where) for name in file.metrics)
     if spare := set(file.metric) - set(file.metrics):
         raise unknown(f"[metric] table in {where}", sorted(spare)[0], file.metrics)
-    entries = {name: _entry(table, f"[dataset.{name}] in {where}")
-               for name, table in file.dataset.items()}
+    places = [
+        _Place(path.stem, file, cards[dataset],
+               _entry(file, table, cards[dataset], f"[dataset.{dataset}] in {where}"))
+        for dataset, table in file.dataset.items()]
+    entered = {place.card.name: [who for who in contestants if place.enters(who)]
+               for place in places}
     runs = tuple(
-        _spec(path.stem, file, *entries[dataset], cards[dataset], who, seed)
-        for dataset in file.dataset
-        for who in contestants
-        for seed in (range(seeds) if seeds else file.seeds)
-        if not _cannot(who, cards[dataset]))
+        run for place in places
+        for run in _runs(place, entered[place.card.name],
+                         range(seeds) if seeds else file.seeds))
     return Suite(
         name=path.stem, title=file.title, protocol=file.protocol, cards=cards,
         contestants=tuple(contestants), metrics=metrics, runs=runs,
-        skipped=tuple(_skips(cards, contestants, metrics)))
+        skipped=tuple(_skips(cards, entered, metrics)))
 
 
 def contestant(name: str, file: SuiteFile, where: str) -> Contestant:
@@ -214,30 +178,123 @@ def _metric(name: str, file: SuiteFile, where: str) -> Metric:
     return plugins.metrics[name].with_params(file.metric.get(name, {}))
 
 
-def _entry(table: object, where: str) -> tuple[Entry, Backbone, Recipe]:
+def _entry(file: SuiteFile, table: object, card: Card, where: str) -> Entry:
     entry = filled(Entry, table, where)
-    recipe = filled(Recipe, entry.recipe, f"recipe in {where}")
-    _check_recipe(recipe, where)
-    return entry, filled(Backbone, entry.backbone, f"backbone in {where}"), recipe
+    if entry.normalise not in ("card", "max"):
+        raise unknown(f"normalise in {where}", entry.normalise, ("card", "max"))
+    if not 1 <= entry.folds <= 1 + len(card.folds):
+        raise HeatproofError(
+            f"{where}: folds is {entry.folds}, and {card.name} has {1 + len(card.folds)}")
+    for name in entry.contestants:
+        if name not in file.contestants:
+            raise unknown(f"contestant in {where}", name, file.contestants)
+    for name, special in entry.trainer.items():
+        if name != PLAIN and name not in file.contestant:
+            plugins.trainer(name)
+        filled(Special, special, f"[trainer.{name}] of {where}")
+    return entry
 
 
-def _spec(
-    suite: str, file: SuiteFile, entry: Entry, backbone: Backbone, recipe: Recipe, card: Card,
-    who: Contestant, seed: int,
-) -> RunSpec:
-    target: Literal["label", "predicted"] = "label" if file.target == "label" else "predicted"
+@dataclass(frozen=True)
+class _Place:
+    """Where in a suite file a run is asked for."""
+
+    suite: str
+    file: SuiteFile
+    card: Card
+    entry: Entry
+
+    def enters(self, who: Contestant) -> bool:
+        return not self.entry.contestants or who.name in self.entry.contestants
+
+    @property
+    def where(self) -> str:
+        return f"[dataset.{self.card.name}] in suite {self.suite}.toml"
+
+
+def _runs(
+    place: _Place, contestants: Sequence[Contestant], seeds: Sequence[int],
+) -> list[RunSpec]:
+    """A data set's runs; each contestant's training is looked up once."""
+    found = []
+    for who in contestants:
+        if _cannot(who, place.card):
+            continue
+        first = _spec(place, who, _trained_as(who.name, place.file))
+        for fold in range(place.entry.folds):
+            fingerprint = data.fingerprint(place.card.fold(fold))
+            found += [_at(first, seed, fold, fingerprint) for seed in seeds]
+    return found
+
+
+def _at(spec: RunSpec, seed: int, fold: int, fingerprint: str) -> RunSpec:
+    base = spec.base and _at(spec.base, seed, fold, fingerprint)
+    return replace(spec, seed=seed, fold=fold, data=fingerprint, base=base)
+
+
+def _trained_as(name: str, file: SuiteFile) -> str:
+    """Under which name, beside its trainer's, a [trainer] table may speak of a contestant's."""
+    method = file.contestant[name]["method"] if name in file.contestant else name
+    return str(method.partition("@")[2] or name)
+
+
+def _spec(place: _Place, who: Contestant, known_as: str) -> RunSpec:
+    """The spec of a contestant and, where its trainer starts from another, of that training."""
+    file, entry, card, where = place.file, place.entry, place.card, place.where
+    specials = [filled(Special, entry.trainer[name], f"[trainer.{name}] of {where}")
+                for name in dict.fromkeys((who.trainer, known_as)) if name in entry.trainer]
+    backbone, recipe, train = dict(entry.backbone), dict(entry.recipe), dict(who.train)
+    published = ""
+    for special in specials:
+        backbone |= special.backbone
+        recipe |= special.recipe
+        train |= special.train
+        published = special.weights or published
+    trainer = plugins.trainer(who.trainer)
+    whose = f"recipe of {who.trainer} on {where}"
+    base = None
+    if trainer.base and not published:
+        base = _spec(place, _trainer_alone(trainer.base, file, where), trainer.base)
     return RunSpec(
-        suite=suite, protocol=file.protocol, dataset=card.name, data=data.fingerprint(card),
-        contestant=who, backbone=backbone, recipe=recipe, seed=seed, samples=entry.samples,
-        target=target, media=entry.media if card.redistributable else 0)
+        suite=place.suite, protocol=file.protocol, dataset=card.name, data="", seed=0,
+        contestant=replace(who, train=_params(trainer, "train", {}, train, who.name)),
+        backbone=filled(Backbone, backbone, f"backbone of {who.trainer} on {where}"),
+        recipe=_checked(filled(Recipe, recipe, whose), card, whose, training=not published,
+                        fresh=base is None),
+        samples=entry.samples, target="label" if file.target == "label" else "predicted",
+        media=entry.media if card.redistributable else 0,
+        normalise="card" if entry.normalise == "card" else "max",
+        weights=published, weights_id=weights.identity(published) if published else "", base=base)
 
 
-def _check_recipe(recipe: Recipe, where: str) -> None:
-    if recipe.epochs < 1 or recipe.batch_size < 1 or recipe.lr <= 0:
-        raise HeatproofError(f"recipe in {where}: epochs, batch_size and lr must be positive")
-    for key, known in (("optimizer", ("sgd", "adamw")), ("schedule", ("cosine", "constant"))):
+def _trainer_alone(name: str, file: SuiteFile, where: str) -> Contestant:
+    trainer = plugins.trainer(name)
+    version = plugins.version_of(trainer)
+    return Contestant(
+        name=name, explainer=name, trainer=name, explainer_version=version,
+        trainer_version=version,
+        train=_params(trainer, "train", _method_params(file, where), {}, name))
+
+
+def _checked(recipe: Recipe, card: Card, where: str, *, training: bool, fresh: bool) -> Recipe:
+    """The recipe, if it can be followed; post-fitting may do without an epoch."""
+    for key, known in CHOICES.items():
         if getattr(recipe, key) not in known:
-            raise unknown(f"{key} in recipe of {where}", getattr(recipe, key), known)
+            raise unknown(f"{key} in {where}", getattr(recipe, key), known)
+    if recipe.epochs < (1 if training and fresh else 0):
+        raise HeatproofError(f"{where}: epochs must be positive")
+    if recipe.batch_size < 1 or recipe.accumulate < 1 or recipe.lr <= 0:
+        raise HeatproofError(f"{where}: batch_size, accumulate and lr must be positive")
+    if recipe.schedule == "step" and recipe.drop < 1:
+        raise HeatproofError(f"{where}: schedule 'step' needs drop, the epochs between two drops")
+    if not 0 <= recipe.validation < 1:
+        raise HeatproofError(f"{where}: validation is a share of the images, from 0 to below 1")
+    if recipe.select != "last" and not recipe.validation and "validation" not in card.splits:
+        raise HeatproofError(
+            f"{where}: select = {recipe.select!r} needs validation images, and {card.name} has no "
+            "such split; set validation to a share of the training images")
+    augmentation(recipe.augment, where)
+    return recipe
 
 
 def _cannot(who: Contestant, card: Card) -> str:
@@ -247,24 +304,41 @@ def _cannot(who: Contestant, card: Card) -> str:
 
 
 def _skips(
-    cards: Mapping[str, Card], contestants: Sequence[Contestant], metrics: Sequence[Metric],
+    cards: Mapping[str, Card], entered: Mapping[str, Sequence[Contestant]],
+    metrics: Sequence[Metric],
 ) -> list[Skip]:
     skips = [Skip(card.name, who.name, None, reason) for card in cards.values()
-             for who in contestants if (reason := _cannot(who, card))]
+             for who in entered[card.name] if (reason := _cannot(who, card))]
     return skips + [
         Skip(card.name, None, metric.name, f"{metric.name} needs masks; {card.name} has none")
         for card in cards.values() for metric in metrics
         if "mask" in metric.needs and card.truth == "none"]
 
 
-def method_of(run: RunSpec, card: Card) -> tuple[Method, Method]:
-    """A run's explainer and trainer, as instances with their parameters."""
+def card_of(run: RunSpec) -> Card:
+    """A run's card, with the splits of its fold and the mean and std of its normalisation."""
+    card = data.card(run.dataset).fold(run.fold)
+    if run.normalise == "max":
+        channels = card.image[0]
+        return replace(card, mean=(0.0,) * channels, std=(1.0,) * channels)
+    return card
+
+
+def trainer_of(run: RunSpec) -> Method:
+    """A run's training half, as an instance with its parameters."""
+    return _made(run, plugins.trainer(run.contestant.trainer), train=run.contestant.train)
+
+
+def explainer_of(run: RunSpec) -> Method:
+    """A run's explaining half, as an instance with its parameters."""
+    who = run.contestant
+    # On its own network what it says of its maps may depend on how that was trained.
+    train = who.train if who.explainer == who.trainer else {}
+    return _made(run, plugins.methods[who.explainer], train=train, explain=who.explain)
+
+
+def _made(run: RunSpec, cls: type[Method], **params: Mapping[str, Any]) -> Method:
     from bench import nets
 
-    make = nets.maker(run.backbone, card, run.seed)
-    explainer = plugins.methods[run.contestant.explainer](
-        card, make, explain=run.contestant.explain)
-    trainer = plugins.trainer(run.contestant.trainer)(card, make, train=run.contestant.train)
-    return explainer, trainer
-
-
+    card = card_of(run)
+    return cls(card, nets.maker(run.backbone, card, run.seed), **params)

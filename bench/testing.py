@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bench import data, plugins, suite
-from bench.core import Batch, Card, HeatproofError, Method, Metric, unknown
-from bench.explain import explained
+from bench.core import Batch, Card, Method, Metric, unknown
+from bench.explain import additivity, explained
 from bench.metrics.known import Finding, known_answer
 from bench.nets import maker
 from bench.randomness import seeded
@@ -55,21 +54,34 @@ def check_suite(name: str) -> list[Finding]:
 
 
 def check_card(card: Card) -> list[Finding]:
-    """Whether a card's files are there, whole and as it says, and no image is in two splits."""
-    found: list[Finding] = []
-    seen: set[bytes] = set()
-    for split in card.splits:
-        images = data.load(card, split)
+    """Whether a card's files are there, whole and as it says; in no fold is an image, or a
+    patient, in two splits.
+    """
+    return [found for number in range(1 + len(card.folds)) for found in _fold(card, number)]
+
+
+def _fold(card: Card, number: int) -> Iterator[Finding]:
+    kind = f"{card.name}{f', fold {number}' if card.folds else ''}"
+    pictures: set[bytes] = set()
+    groups: set[str] = set()
+    splits = card.fold(number)
+    for split in splits.splits:
+        images = data.load(splits, split)
         counts = np.bincount(images.y, minlength=len(card.classes))
-        found.append(Finding(
-            f"{card.name} ({split})", "every class has an image",
-            f"{len(images)} images, {counts.min()} to {counts.max()} a class", counts.min() > 0))
-        pictures = {np.ascontiguousarray(x).tobytes() for x in images.x}
-        both = len(pictures & seen)
-        found.append(Finding(
-            f"{card.name} ({split})", "no image is in another split too", f"{both} are", not both))
-        seen |= pictures
-    return found
+        yield Finding(
+            f"{kind} ({split})", "every class has an image",
+            f"{len(images)} images, {counts.min()} to {counts.max()} a class",
+            bool(counts.min() > 0))
+        here = {np.ascontiguousarray(x).tobytes() for x in images.x}
+        both = len(here & pictures)
+        yield Finding(
+            f"{kind} ({split})", "no image is in another split too", f"{both} are", not both)
+        pictures |= here
+        if card.group:
+            both = len(set(images.group) & groups)
+            yield Finding(f"{kind} ({split})", f"no {card.group} is in another split too",
+                          f"{both} are", not both)
+            groups |= set(images.group)
 
 
 def tiny_batch(channels: int = 1, *, size: int = 32, n: int = 4) -> tuple[Card, Batch]:
@@ -94,7 +106,7 @@ def check_method(cls: type[Method], *, channels: tuple[int, ...] = (1, 3)) -> li
 def _method(cls: type[Method], channels: int) -> Iterator[Finding]:
     card, batch = tiny_batch(channels)
     make = maker(TINY, card, 0)
-    method = cls(card, make)
+    method = cls(card, make, train=cls.check_params)
     if cls.trains():
         with seeded(0):
             net = method.network()
@@ -135,6 +147,7 @@ def _training(method: Method, net: nn.Module, batch: Batch) -> Iterator[Finding]
     logits = net.eval()(batch.x)
     yield Finding(kind, "logits are (N, classes)", str(tuple(logits.shape)),
                   logits.shape == (len(batch), len(method.card.classes)))
+    method.prepare(net, [batch])
     net.train()
     loss = method.loss(net, batch)
     yield Finding(kind, "the loss is one finite number", str(tuple(loss.shape)),
@@ -149,18 +162,13 @@ def _additivity(
     method: Method, net: nn.Module, batch: Batch, maps: Tensor, kind: str,
 ) -> Iterator[Finding]:
     with torch.no_grad():
-        logit = net(batch.x).gather(1, batch.y[:, None])[:, 0]
-        share = net(batch.x).softmax(1).gather(1, batch.y[:, None])[:, 0]
-    known: dict[str, Any] = {
-        "mean": (maps.mean((1, 2)), logit, "mean of the map = logit"),
-        "sum": (maps.sum((1, 2)), share, "sum of the map = probability")}
-    if method.additivity == "none":
-        return
-    if method.additivity not in known:
-        raise HeatproofError(f"{method.name}: additivity must be 'mean', 'sum' or 'none'")
-    total, output, says = known[method.additivity]
-    off = _largest(total, output)
-    yield Finding(kind, f"{says} (1e-4)", f"differs by {off:.1e}", off <= 1e-4)
+        logits = net(batch.x)
+    found = additivity(method.additivity, maps, logits, batch.y)
+    if found["holds"] is not None:
+        says = {"mean": "mean of the map = logit", "sum": "sum of the map = probability"}
+        off = "by no finite number" if found["largest"] is None else f"by {found['largest']:.1e}"
+        yield Finding(kind, f"{says[method.additivity]} ({found['tolerance']:.0e})",
+                      f"differs {off}", found["holds"])
 
 
 def _largest(a: Tensor, b: Tensor) -> float:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from bench.core import HeatproofError, Method, number_from, unknown
+from bench import weights
+from bench.augment import augmentation
+from bench.core import HeatproofError, Method, number_from
 from bench.randomness import seeded
 from bench.spec import Recipe, RunSpec
 from bench.store import Cache, read_arrays, write_arrays
@@ -21,7 +23,6 @@ from bench.store import Cache, read_arrays, write_arrays
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bench.core import Batch
     from bench.data.images import Batches
 
 Progress = Callable[[str, int, int], None]
@@ -35,14 +36,27 @@ class Fitted:
     net: nn.Module
     checkpoint: str
     trained: bool
-    """Whether it was trained now; False if it was read from the cache."""
+    """Whether it was trained now; False if it was read from the cache or a published file."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a training is given, each made when it is asked for.
+
+    images: the training images. validation: those that choose the epoch, where the recipe asks
+    for it. base: the trained network that post-fitting starts from.
+    """
+
+    images: Callable[[], Batches]
+    validation: Callable[[], Batches]
+    base: Callable[[], nn.Module]
 
 
 def fitted(
-    method: Method, spec: RunSpec, batches: Callable[[], Batches], cache: Cache, *,
+    method: Method, spec: RunSpec, material: Material, cache: Cache, *,
     device: torch.device, progress: Progress,
 ) -> Fitted:
-    """The network of a spec: from the cache, or trained now on `batches()` and kept there.
+    """The network of a spec: from the cache, from published weights, or trained now and kept.
 
     A training that was killed goes on from its last finished epoch with the same result. Raises
     HeatproofError for a checkpoint that does not fit the network, or a loss that is not finite.
@@ -50,70 +64,94 @@ def fitted(
     path = cache.path("models", spec.model_id)
     with seeded(number_from(spec.seed, "head")):
         net = method.network().to(device)
-    trained = not path.is_file()
-    if trained:
-        _train(method, net, spec, batches(), cache, device, progress)
+    trained = False
+    if path.is_file():
+        load_weights(net, path)
+    else:
+        if spec.weights:
+            published(method, net, spec.weights)
+        else:
+            _train(method, net, spec, material, cache, device, progress)
+            trained = True
         write_arrays(path, _arrays(net.state_dict()), {"model": spec.model_id, "cell": spec.cell})
         cache.wip(spec.model_id).unlink(missing_ok=True)
-    else:
-        load_weights(net, path)
     return Fitted(net.eval().requires_grad_(False),
                   hashlib.sha256(path.read_bytes()).hexdigest(), trained)
 
 
 def load_weights(net: nn.Module, path: Path) -> None:
-    """Puts a checkpoint's weights into a network. Raises HeatproofError naming what differs."""
+    """Puts a checkpoint of ours into a network. Raises HeatproofError naming what differs."""
     try:
         state = load_file(path)
     except Exception as error:  # safetensors raises its own class and OSError
         raise HeatproofError(f"{path} is damaged ({error}); delete it and run again") from error
-    own = net.state_dict()
-    wrong = sorted(
-        [f"no {key}" for key in own if key not in state]
-        + [f"unknown {key}" for key in state if key not in own]
-        + [f"{key} is {tuple(state[key].shape)}, not {tuple(own[key].shape)}"
-           for key in own if key in state and own[key].shape != state[key].shape])
-    if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise HeatproofError(
-            f"{path} is the checkpoint of another model: {'; '.join(wrong[:3])}{more}")
-    net.load_state_dict(state)
+    weights.put(net, state, path)
+
+
+def published(method: Method, net: nn.Module, name: str) -> None:
+    """Puts a published checkpoint, by path or hub id, into a method's network."""
+    state = method.published(weights.load(name))
+    weights.put(net, weights.timm_names(net, state), name)
 
 
 def _train(
-    method: Method, net: nn.Module, spec: RunSpec, batches: Batches, cache: Cache,
+    method: Method, net: nn.Module, spec: RunSpec, material: Material, cache: Cache,
     device: torch.device, progress: Progress,
 ) -> None:
-    recipe = spec.recipe
+    recipe, what = spec.recipe, f"train {spec.contestant.trainer}"
+    if spec.base:
+        method.start(net, material.base())
     optimizer = _optimizer(recipe, net)
-    steps = max(1, len(batches) // min(recipe.batch_size, len(batches)))
+    batches = material.images()
+    change = augmentation(recipe.augment)
     # Before the progress is read, and also when a training goes on: what a method keeps of its
     # pass (prototypes, class weights) is in no file.
     with seeded(number_from(spec.seed, "prepare")):
         method.prepare(net, (b.to(device) for b in batches.in_order(recipe.batch_size)))
-    start = _resume(net, optimizer, cache, spec, device)
+    start, best = _resume(net, optimizer, cache, spec, device)
     for epoch in range(start, recipe.epochs):
-        progress(f"train {spec.contestant.trainer}", epoch, recipe.epochs)
-        # Every epoch draws from a state of its own, so a resumed training draws the same.
-        # It does not depend on the trainer: twins see the same images in the same order.
-        order = torch.Generator().manual_seed(number_from(spec.seed, "order", epoch) % 2**63)
+        progress(what, epoch, recipe.epochs)
         net.train()
         with seeded(number_from(spec.seed, "epoch", epoch)):
-            epoch_batches = _augmented(batches.shuffled(recipe.batch_size, order), recipe, order)
-            for step, batch in enumerate(epoch_batches):
-                for group in optimizer.param_groups:
-                    group["lr"] = learning_rate(recipe, epoch * steps + step, steps)
-                loss = method.loss(net, batch.to(device))
-                if not math.isfinite(value := loss.item()):
-                    raise HeatproofError(
-                        f"training {spec.cell} diverged in epoch {epoch + 1} (loss {value}); "
-                        "lower the recipe's lr")
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
+            _epoch(method, net, spec, batches, change, optimizer, epoch, device)
+        if recipe.select != "last":
+            found = _judged(method, net, recipe, material.validation(), device)
+            if best is None or found > best.score:
+                best = Best(found, {k: v.detach().clone() for k, v in net.state_dict().items()})
         if epoch + 1 < recipe.epochs:
-            _save_progress(net, optimizer, epoch + 1, cache, spec)
-    progress(f"train {spec.contestant.trainer}", recipe.epochs, recipe.epochs)
+            _save_progress(net, optimizer, best, epoch + 1, cache, spec)
+    if best:
+        net.load_state_dict(best.state)
+    progress(what, recipe.epochs, recipe.epochs)
+
+
+def _epoch(
+    method: Method, net: nn.Module, spec: RunSpec, batches: Batches,
+    change: Callable[[Tensor, int], Tensor] | None, optimizer: torch.optim.Optimizer, epoch: int,
+    device: torch.device,
+) -> None:
+    recipe = spec.recipe
+    steps = max(1, len(batches) // min(recipe.batch_size, len(batches)))
+    # Order and augmentation draw from states of their own, which depend on the epoch, so a resumed
+    # training draws the same, and not on the trainer: twins see the same images.
+    order = torch.Generator().manual_seed(number_from(spec.seed, "order", epoch))
+    drawn = (number_from(spec.seed, "augment", epoch, step) for step in range(steps))
+    altered = None if change is None else lambda x: change(x, next(drawn))
+    for step, batch in enumerate(batches.shuffled(recipe.batch_size, order, altered)):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(recipe, epoch * steps + step, steps)
+        loss = method.loss(net, batch.to(device))
+        if not math.isfinite(value := loss.item()):
+            raise HeatproofError(
+                f"training {spec.cell} diverged in epoch {epoch + 1} (loss {value}); "
+                "lower the recipe's lr")
+        (loss / recipe.accumulate).backward()  # type: ignore[no-untyped-call]
+        if (step + 1) % recipe.accumulate and step + 1 < steps:
+            continue
+        if recipe.clip:
+            nn.utils.clip_grad_value_(net.parameters(), recipe.clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
 
 
 def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
@@ -121,44 +159,50 @@ def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
     total, warm = recipe.epochs * steps, recipe.warmup * steps
     if step < warm:
         return recipe.lr * (step + 1) / warm
+    epoch = step // steps
+    at = epoch * steps if recipe.every == "epoch" else step
     if recipe.schedule == "constant":
-        return recipe.lr
-    return recipe.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
+        rate = recipe.lr
+    elif recipe.schedule == "step":
+        rate = recipe.lr * recipe.gamma ** (epoch // recipe.drop)
+    else:
+        rate = recipe.lr * 0.5 * (1 + math.cos(math.pi * (at - warm) / max(1, total - warm)))
+    return max(rate, recipe.floor)
 
 
 def _optimizer(recipe: Recipe, net: nn.Module) -> torch.optim.Optimizer:
     # A frozen part (post-fitting) is no matter for the optimiser.
-    weights = [p for p in net.parameters() if p.requires_grad]
+    free = [p for p in net.parameters() if p.requires_grad]
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(weights, recipe.lr, momentum=recipe.momentum, nesterov=True,
-                               weight_decay=recipe.weight_decay)
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(weights, recipe.lr, weight_decay=recipe.weight_decay)
-    raise unknown("optimizer in recipe", recipe.optimizer, ("sgd", "adamw"))
+        return torch.optim.SGD(free, recipe.lr, momentum=recipe.momentum,
+                               nesterov=recipe.nesterov, weight_decay=recipe.weight_decay)
+    kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
+    return kind(free, recipe.lr, weight_decay=recipe.weight_decay)
 
 
-def _augmented(
-    batches: Iterator[Batch], recipe: Recipe, generator: torch.Generator,
-) -> Iterator[Batch]:
-    for batch in batches:
-        x = batch.x
-        if recipe.flip:
-            flips = torch.rand(len(x), generator=generator) < 0.5
-            x = torch.where(flips[:, None, None, None], x.flip(-1), x)
-        if recipe.shift:
-            x = _shifted(x, recipe.shift, generator)
-        yield replace(batch, x=x, mask=None)
+@dataclass(frozen=True)
+class Best:
+    """The weights of the epoch that did best on the validation images, and how well."""
+
+    score: float
+    state: dict[str, Tensor]
 
 
-def _shifted(x: Tensor, reach: int, generator: torch.Generator) -> Tensor:
-    """Each image moved by up to `reach` pixels; what comes in repeats the edge."""
-    padded = nn.functional.pad(x, (reach,) * 4, mode="replicate")
-    n, _, h, w = x.shape
-    dy, dx = torch.randint(0, 2 * reach + 1, (2, n), generator=generator)
-    rows = dy[:, None] + torch.arange(h)
-    columns = dx[:, None] + torch.arange(w)
-    each = torch.arange(n)[:, None, None]
-    return padded[each, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+def _judged(
+    method: Method, net: nn.Module, recipe: Recipe, batches: Batches, device: torch.device,
+) -> float:
+    """How good the network is on the validation images, larger is better."""
+    net.eval()
+    hits, losses = [], []
+    for batch in batches.in_order(recipe.batch_size):
+        batch = batch.to(device)
+        if recipe.select == "accuracy":
+            with torch.no_grad():
+                hits += (net(batch.x).argmax(1) == batch.y).tolist()
+        else:
+            # With gradients: a loss may read the gradient at a layer, as Batch-CAM's does.
+            losses.append(float(method.loss(net, batch).detach()))
+    return float(np.mean(hits)) if hits else -float(np.median(losses))
 
 
 def _arrays(tensors: dict[str, Tensor]) -> dict[str, np.ndarray[Any, Any]]:
@@ -166,34 +210,39 @@ def _arrays(tensors: dict[str, Tensor]) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def _save_progress(
-    net: nn.Module, optimizer: torch.optim.Optimizer, epoch: int, cache: Cache, spec: RunSpec,
+    net: nn.Module, optimizer: torch.optim.Optimizer, best: Best | None, epoch: int, cache: Cache,
+    spec: RunSpec,
 ) -> None:
     """Writes weights and the optimiser's state. Learning rate and draws follow from the epoch."""
     tensors = {f"net.{k}": v for k, v in net.state_dict().items()}
+    if best:
+        tensors |= {f"best.{k}": v for k, v in best.state.items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{k}": v for k, v in state.items() if v is not None}
-    write_arrays(cache.wip(spec.model_id), _arrays(tensors), {"epoch": epoch})
+    write_arrays(cache.wip(spec.model_id), _arrays(tensors),
+                 {"epoch": epoch, "best": best and best.score})
 
 
 def _resume(
     net: nn.Module, optimizer: torch.optim.Optimizer, cache: Cache, spec: RunSpec,
     device: torch.device,
-) -> int:
+) -> tuple[int, Best | None]:
     """The epoch to go on from, with weights and optimiser as they were then; 0 if none."""
     path = cache.wip(spec.model_id)
     if not path.is_file():
-        return 0
+        return 0, None
     try:
         arrays, facts = read_arrays(path)
     except HeatproofError:
         path.unlink(missing_ok=True)  # torn by a full disk: begin again
-        return 0
-    tensors = {k: torch.from_numpy(v) for k, v in arrays.items()}
+        return 0, None
+    tensors = {k: torch.from_numpy(v).to(device) for k, v in arrays.items()}
     net.load_state_dict({k[4:]: v for k, v in tensors.items() if k.startswith("net.")})
     state = optimizer.state_dict()
     for key, value in tensors.items():
         if key.startswith("optimizer."):
             _, index, name = key.split(".", 2)
-            state["state"].setdefault(int(index), {})[name] = value.to(device)
+            state["state"].setdefault(int(index), {})[name] = value
     optimizer.load_state_dict(state)
-    return int(facts["epoch"])
+    kept = {k[5:]: v for k, v in tensors.items() if k.startswith("best.")}
+    return int(facts["epoch"]), Best(facts["best"], kept) if kept else None

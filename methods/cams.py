@@ -16,7 +16,7 @@ class GradCAM(Method):
     title = "Grad-CAM"
     family = "cam"
     paper = "Selvaraju et al. 2017, arXiv:1610.02391; by captum's LayerGradCam"
-    version = "1"
+    version = "2"
     needs_grad = True
     explain_params = {"relu": False}
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from bench import board, results, store
+from bench.core import HeatproofError
 
 synthetic = runpy.run_path(str(Path(__file__).with_name("synthetic.py")))
 
@@ -17,6 +18,11 @@ synthetic = runpy.run_path(str(Path(__file__).with_name("synthetic.py")))
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return synthetic["build"](tmp_path_factory.mktemp("results"))
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    return synthetic["build"](tmp_path_factory.mktemp("small"), seeds=2, images=4)
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +53,13 @@ def test_intervals_hold_the_truth_and_ranks_follow_the_direction(ranked, metric)
         assert row["n_seeds"] == 3
     order = [cell(ranked.estimates, dataset="shapes", contestant=name, metric=metric)["rank"]
              for name in ("softcam", "gradcam@softcam", "gradcam", "noise")]
-    assert order == [1, 2, 3, 6]
+    assert order == [1, 3, 4, 8]
 
 
 def test_what_cannot_be_told_apart_has_overlapping_rank_intervals(ranked):
     for name in ("twin", "edges"):
         row = cell(ranked.families, dataset="shapes", contestant=name, family="faithfulness")
-        assert (row["rank_low"], row["rank_high"]) == (4, 5)
+        assert (row["rank_low"], row["rank_high"]) == (6, 7)
 
 
 def test_verdicts_say_who_beats_the_controls(ranked):
@@ -63,8 +69,9 @@ def test_verdicts_say_who_beats_the_controls(ranked):
     assert verdict("softcam") == verdict("gradcam", "localisation") == "beats every control"
     assert verdict("twin") == "not told apart from edges"
     judged = set(ranked.verdicts["contestant"])
-    assert judged == {"softcam", "gradcam", "gradcam@softcam", "twin"}
-    assert "classifier" not in set(ranked.verdicts["family"])
+    assert judged == {"softcam", "softcam-lasso", "gradcam", "gradcam@softcam",
+                      "gradcam@softcam-lasso", "twin"}
+    assert set(ranked.verdicts["family"]) == {"faithfulness", "localisation", "segmentation"}
 
 
 def test_whoever_is_worse_than_a_control_is_told_so(folder, tmp_path):
@@ -85,7 +92,7 @@ def test_whoever_is_worse_than_a_control_is_told_so(folder, tmp_path):
 @pytest.mark.parametrize("name", ["partial", "foreign"])
 def test_what_is_incomplete_is_shown_and_never_ranked(ranked, name):
     rows = ranked.estimates[ranked.estimates["contestant"] == name]
-    assert len(rows) == 7
+    assert len(rows) == 8
     assert not rows["complete"].any()
     assert rows["rank"].isna().all()
     for frame in (ranked.families, ranked.verdicts, ranked.differences):
@@ -148,23 +155,111 @@ def test_nan_is_counted_with_its_reason(ranked):
 def test_networks_are_ranked_once_however_many_contestants_explain_them(ranked):
     ranks = {name: cell(ranked.estimates, dataset="shapes", contestant=name,
                         metric="accuracy")["rank"]
-             for name in ("softcam", "gradcam@softcam", "gradcam", "twin", "edges")}
+             for name in ("softcam", "gradcam@softcam", "softcam-lasso", "gradcam@softcam-lasso",
+                          "gradcam", "twin", "edges")}
     assert ranks["softcam"] == ranks["gradcam@softcam"]
+    assert ranks["softcam-lasso"] == ranks["gradcam@softcam-lasso"]
     assert ranks["gradcam"] == ranks["twin"] == ranks["edges"]
-    assert set(ranks.values()) == {1, 2}
+    assert set(ranks.values()) == {1, 2, 3}
 
 
 def test_the_two_effects_are_paired_differences_with_the_right_sign(ranked):
     effects = ranked.effects[ranked.effects["dataset"] == "shapes"]
-    model = cell(effects, effect="model", metric="correlation")
-    assert (model["minuend"], model["subtrahend"]) == ("gradcam@softcam", "gradcam")
+    model = cell(effects, effect="model", metric="correlation", minuend="gradcam@softcam")
+    assert model["subtrahend"] == "gradcam"
     assert model["low"] < 0.10 < model["high"]
-    own = cell(effects, effect="explanation", metric="pixel-flipping")
-    assert (own["minuend"], own["subtrahend"]) == ("softcam", "gradcam@softcam")
+    own = cell(effects, effect="explanation", metric="pixel-flipping", minuend="softcam")
+    assert own["subtrahend"] == "gradcam@softcam"
     assert own["low"] < -0.10 < own["high"] < 0
     assert own["reads"] == "better"
     alone = cell(ranked.estimates, dataset="shapes", contestant="softcam", metric="pixel-flipping")
     assert own["high"] - own["low"] < alone["high"] - alone["low"]
+
+
+def effects_of(folder, tmp_path, **facts):
+    """The effects on letters after the facts of some contestants were changed."""
+    moved = Path(shutil.copytree(folder, tmp_path / "synthetic"))
+    for path in moved.glob("*/*/*/run.json"):
+        run = store.read_json(path)
+        run["contestant"] |= facts.get(run["contestant"]["name"].replace("@", "_"), {})
+        store.write_json(path, run)
+    found = board.rank(results.read(moved)).effects
+    rows = found[(found["dataset"] == "letters") & (found["metric"] == "correlation")]
+    return set(zip(rows["effect"], rows["minuend"], rows["subtrahend"], strict=True))
+
+
+MODEL = ("model", "gradcam@softcam", "gradcam")
+LASSO = ("model", "gradcam@softcam-lasso", "gradcam")
+OWN = ("explanation", "softcam", "gradcam@softcam")
+OWN_LASSO = ("explanation", "softcam-lasso", "gradcam@softcam-lasso")
+
+
+def test_effects_tell_the_variants_of_one_method_apart(small, tmp_path):
+    assert effects_of(small, tmp_path) == {MODEL, LASSO, OWN, OWN_LASSO}
+
+
+def test_a_network_without_a_twin_shows_no_model_effect(small, tmp_path):
+    found = effects_of(small, tmp_path, gradcam_softcam={"twin": ""})
+    assert found == {LASSO, OWN, OWN_LASSO}
+
+
+def test_a_model_effect_needs_the_same_explainer_with_the_same_parameters(small, tmp_path):
+    found = effects_of(small, tmp_path, gradcam={"explain": {"relu": True}})
+    assert found == {OWN, OWN_LASSO}
+
+
+def test_a_twin_may_be_another_network_than_the_plain_one(small, tmp_path):
+    other = {"trainer": "encoder", "train": {"lasso": 0.01, "depth": 2}}
+    twin = {"twin": "encoder"}
+    found = effects_of(small, tmp_path, gradcam=other, gradcam_softcam=twin,
+                       **{"gradcam_softcam-lasso": twin})
+    # A parameter that both trainings have must agree, or more than the method would differ.
+    assert found == {LASSO, OWN, OWN_LASSO}
+
+
+def test_two_maps_of_one_network_that_are_both_its_own_are_no_effect(small, tmp_path):
+    found = effects_of(small, tmp_path, gradcam_softcam={"family": "inherent"})
+    assert found == {LASSO, OWN_LASSO}
+
+
+def test_the_board_shows_how_far_each_map_is_from_adding_up(ranked):
+    row = cell(ranked.additivity, dataset="shapes", contestant="softcam")
+    assert (row["declared"], row["holds"], row["n_runs"]) == ("mean", True, 3)
+    assert row["largest"] == pytest.approx(3.6e-7)
+    assert row["tolerance"] == 1e-4
+    row = cell(ranked.additivity, dataset="letters", contestant="partial")
+    assert (row["declared"], row["holds"], row["n_runs"]) == ("sum", True, 2)
+    row = cell(ranked.additivity, dataset="shapes", contestant="gradcam")
+    assert (row["declared"], row["holds"]) == ("none", None)
+    assert np.isnan(row["largest"])
+    assert "foreign" not in set(ranked.additivity["contestant"])
+
+
+@pytest.mark.parametrize(("largest", "shown"), [(0.2, 0.2), (None, np.nan)])
+def test_one_run_whose_map_does_not_add_up_is_enough(small, tmp_path, largest, shown):
+    moved = Path(shutil.copytree(small, tmp_path / "synthetic"))
+    path = sorted(moved.glob("shapes/softcam/*/run.json"))[1]
+    run = store.read_json(path)
+    run["additivity"] |= {"largest": largest, "holds": False}
+    store.write_json(path, run)
+    found = board.rank(results.read(moved)).additivity
+    row = cell(found, dataset="shapes", contestant="softcam")
+    assert row["holds"] is False
+    assert np.array_equal(row["largest"], shown, equal_nan=True)
+    assert cell(found, dataset="letters", contestant="softcam")["holds"] is True
+
+
+def test_a_run_of_another_version_is_made_again(small, tmp_path):
+    moved = Path(shutil.copytree(small, tmp_path / "synthetic"))
+    path = next(moved.glob("shapes/softcam/*/run.json"))
+    whole = results.Folder(path.parent)
+    assert whole.is_whole(synthetic["METRICS"])
+    run = store.read_json(path)
+    del run["additivity"]
+    store.write_json(path, run)
+    assert not whole.is_whole(synthetic["METRICS"])
+    with pytest.raises(HeatproofError, match=r"lacks additivity.*another version"):
+        results.read(moved)
 
 
 def test_few_seeds_and_one_seed_are_noted(ranked, tmp_path):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench import data, testing
+from bench import data, suite, testing
 from bench.core import Card, HeatproofError
 from bench.data.idx import read_idx
 from bench.data.images import Batches, Images
@@ -198,6 +198,79 @@ def test_no_folder_and_no_network_is_one_line_with_the_cure(
     with pytest.raises(HeatproofError, match=r"/nowhere/small.*Put the files there") as error:
         data.load(card, "train")
     assert "\n" not in str(error.value)
+
+
+def test_each_fold_has_ids_of_its_own_that_another_fold_does_not_change(small: Card) -> None:
+    turned = {"train": small.splits["test"], "test": small.splits["train"]}
+    two = replace(small, folds=(turned,))
+    three = replace(small, folds=(turned, small.splits))
+    assert two.fold(0).splits == small.splits
+    assert two.fold(1).splits == turned
+    assert small.fingerprint == two.fingerprint == two.fold(0).fingerprint
+    assert two.fold(1).fingerprint == three.fold(1).fingerprint != two.fingerprint
+    assert len(data.load(two.fold(1), "test")) == 20
+
+
+def test_a_fold_that_is_not_there_or_lacks_a_split_is_told(small: Card) -> None:
+    with pytest.raises(HeatproofError, match="has no fold 1; it has fold 0 alone"):
+        small.fold(1)
+    with pytest.raises(HeatproofError, match="has no fold -1; it has 3 folds, 0 to 2"):
+        replace(small, folds=(small.splits,) * 2).fold(-1)
+    with pytest.raises(HeatproofError, match="fold 1 lacks test"):
+        replace(small, folds=({"train": 1},))
+    with pytest.raises(HeatproofError, match="fold 1 must be a table of splits, not 3"):
+        replace(small, folds=(3,))
+
+
+def test_what_is_held_is_held_for_each_fold(
+    small: Card, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    turned = {"train": small.splits["test"], "test": small.splits["train"]}
+    monkeypatch.setattr(data, "card", lambda name: replace(small, folds=(turned,)))
+    assert [len(data.held("own", "test", fold)) for fold in (0, 1)] == [8, 20]
+    assert data.held("own", "test", 1) is data.held("own", "test", 1)
+
+
+def test_a_card_with_groups_wants_one_for_every_image(small: Card) -> None:
+    grouped, x, y = replace(small, group="patient"), np.zeros((2, 1, 6, 6), np.uint8), np.arange(2)
+    Images(x, y, ("a", "b"), group=("ann", "ann")).check(grouped, "train")
+    for group in ((), ("ann", "")):
+        with pytest.raises(HeatproofError, match="groups images by patient"):
+            Images(x, y, ("a", "b"), group=group).check(grouped, "train")
+
+
+AWAITED = [name for name in data.cards() if data.card(name).source == "awaited"]
+
+
+def test_a_card_without_a_reader_can_be_planned_with(tiny: Path) -> None:
+    assert {"kaggle-dr", "kermany-oct", "rsna-pneumonia", "cub-200-2011", "brats2020",
+            "cheng"} < set(AWAITED)
+    text = tiny.read_text()
+    for name in AWAITED:
+        tiny.write_text(text.replace("[dataset.digits", f"[dataset.{name}"))
+        found = suite.read(str(tiny))
+        assert {run.dataset for run in found.runs} == {name}
+        assert found.plan()["datasets"][name]["classes"]
+
+
+@pytest.mark.parametrize("name", AWAITED)
+def test_a_card_without_a_reader_says_so_in_one_line(name: str) -> None:
+    with pytest.raises(HeatproofError, match=f"{name} has no reader yet") as error:
+        data.load(data.card(name), "test")
+    assert "\n" not in str(error.value)
+
+
+def test_the_official_lists_count_every_class() -> None:
+    for name in ("kaggle-dr", "kaggle-dr-binary", "kermany-oct", "kermany-oct-binary",
+                 "rsna-pneumonia"):
+        card = data.card(name)
+        for split in card.splits.values():
+            assert len(split["images"]) == len(card.classes), name
+    fine, binary = data.card("kaggle-dr"), data.card("kaggle-dr-binary")
+    for split, told in fine.splits.items():
+        healthy, *ill = told["images"]
+        assert binary.splits[split]["images"] == [healthy, sum(ill)]
+    assert len(set(data.card("cub-200-2011").classes)) == 200
 
 
 def test_an_unknown_data_set_is_answered_with_the_nearest() -> None:

@@ -21,7 +21,7 @@ torch.set_num_threads(1)
 CHANNELS = pytest.mark.parametrize("channels", [1, 3], ids=["grey", "rgb"])
 METRICS = pytest.mark.parametrize("name", list(plugins.metrics))
 QUALITY = [name for name, metric in plugins.metrics.items()
-           if metric.family in ("faithfulness", "localisation")]
+           if metric.family in ("faithfulness", "localisation", "segmentation")]
 
 
 @METRICS

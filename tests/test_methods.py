@@ -9,7 +9,7 @@ import torch
 
 from bench import nets, plugins, testing
 from bench.core import HeatproofError, Method
-from bench.explain import explained
+from bench.explain import additivity, explained
 from bench.randomness import seeded
 
 plugins.load()
@@ -62,7 +62,72 @@ def test_the_contract_catches_a_map_that_does_not_add_up() -> None:
             return super().explain(net, batch, target) + 0.1
 
     broken = [f.expected for f in testing.check_method(Off, channels=(1,)) if not f.ok]
-    assert broken == ["mean of the map = logit (1e-4)"]
+    assert broken == ["mean of the map = logit (1e-04)"]
+
+
+class Bypassed(plugins.methods["softcam"]):
+    """Its logits get something that its map does not show."""
+
+    def network(self):
+        net = super().network()
+        kind = type(net)
+        net.secret = torch.nn.Linear(self.card.image[0], 3)
+        net.__class__ = type("Bypass", (kind,), {
+            "forward": lambda net, x: kind.forward(net, x) + 0.01 * net.secret(x.mean((2, 3)))})
+        return net
+
+
+def test_a_head_with_a_hidden_bypass_is_caught() -> None:
+    broken = [f.expected for f in testing.check_method(Bypassed, channels=(1,)) if not f.ok]
+    assert broken == ["mean of the map = logit (1e-04)"]
+    card, batch = testing.tiny_batch(3)
+    for cls, holds in ((plugins.methods["softcam"], True), (Bypassed, False)):
+        method = cls(card, nets.maker(testing.TINY, card, 0))
+        net = method.network().eval()
+        maps = explained(method, net, batch, batch.y)
+        found = additivity(method.additivity, maps, net(batch.x), batch.y)
+        assert (found["holds"], found["images"]) == (holds, 4)
+
+
+def test_additivity_is_measured_on_the_explained_class_of_each_image() -> None:
+    maps = torch.tensor([[[1.0, 3.0]], [[-400.0, 0.0]]])
+    logits = torch.tensor([[2.0, 9.0], [9.0, -200.1]])
+    found = additivity("mean", maps, logits, torch.tensor([0, 1]))
+    # The first adds up; the second is off by 0.1 where the output is 200.1.
+    assert found == {"declared": "mean", "largest": pytest.approx(0.1 / 200.1, rel=1e-4),
+                     "tolerance": 1e-4, "holds": False, "images": 2}
+    assert additivity("mean", maps[:1], logits[:1], torch.tensor([0]))["holds"] is True
+    assert additivity("mean", maps[:1], logits[:1], torch.tensor([1]))["largest"] == 7 / 9
+
+
+def test_a_sum_is_compared_with_the_probability() -> None:
+    logits = torch.tensor([[0.0, 0.0, 0.0]])
+    maps = torch.full((1, 2, 2), 1 / 12)
+    assert additivity("sum", maps, logits, torch.tensor([2]))["holds"] is True
+    assert additivity("sum", maps * 1.001, logits, torch.tensor([2]))["holds"] is False
+
+
+def test_the_rounding_of_float32_is_no_deviation() -> None:
+    maps = torch.randn(8, 224, 224, generator=torch.Generator().manual_seed(0)) * 100
+    logits = maps.mean((1, 2))[:, None]
+    found = additivity("mean", maps, logits, torch.zeros(8, dtype=torch.int64))
+    assert 0 < found["largest"] < 1e-5
+    assert found["holds"] is True
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_finite_does_not_add_up(bad: float) -> None:
+    maps = torch.tensor([[[0.0]], [[bad]]])
+    for logits in (torch.zeros(2, 1), torch.tensor([[0.0], [bad]])):
+        found = additivity("mean", maps, logits, torch.zeros(2, dtype=torch.int64))
+        assert (found["largest"], found["holds"]) == (None, False)
+
+
+def test_a_map_that_declares_nothing_is_not_measured() -> None:
+    found = additivity("none", torch.ones(2, 1, 1), torch.zeros(2, 1), torch.zeros(2).long())
+    assert (found["largest"], found["holds"]) == (None, None)
+    with pytest.raises(HeatproofError, match="'mean', 'sum' or 'none', not 'max'"):
+        additivity("max", torch.ones(2, 1, 1), torch.zeros(2, 1), torch.zeros(2).long())
 
 
 def test_softcam_shows_the_target_class() -> None:

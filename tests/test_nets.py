@@ -14,6 +14,7 @@ from bench.randomness import seeded
 from bench.spec import Backbone
 
 SMALL = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]}
+NEXT = {"depths": [1, 1, 1, 1], "dims": [8, 8, 8, 8]}
 
 
 @pytest.mark.parametrize(("backbone", "size", "grid"), [
@@ -22,6 +23,12 @@ SMALL = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]}
     (Backbone("resnet18", stem="small", options={**SMALL, "output_stride": 16}), 28, 7),
     (Backbone("resnet18", options={**SMALL, "output_stride": 8}), 64, 8),
     (testing.TINY, 32, 8),
+    (Backbone("convnext_atto", options=NEXT), 32, 1),
+    (Backbone("convnext_atto", stem="small", options={**NEXT, "output_stride": 16}), 28, 7),
+    (Backbone("convnextv2_atto", stem="small", options={**NEXT, "output_stride": 16}), 28, 7),
+    (Backbone("convnextv2_atto", stem="half", options={**NEXT, "output_stride": 8}), 28, 7),
+    (Backbone("convnext_atto_ols", stem="small", options={**NEXT, "output_stride": 16}), 28, 7),
+    (Backbone("convnext_atto_ols", stem="half", options={**NEXT, "output_stride": 8}), 28, 7),
 ])
 def test_the_stem_and_the_dilation_decide_the_grid(backbone, size: int, grid: int) -> None:
     net = nets.build(backbone, channels=1, classes=3).eval()
@@ -41,6 +48,30 @@ def test_every_call_of_a_maker_gives_the_same_first_weights_and_moves_no_state()
     assert not torch.equal(one["fc.weight"], other["fc.weight"])
 
 
+@pytest.mark.parametrize("name", ["convnext_atto", "convnextv2_atto", "convnext_tiny_hnf"])
+def test_a_convnexts_last_map_is_what_its_head_pools(name: str) -> None:
+    net = nets.build(Backbone(name, options=NEXT), channels=1, classes=3).eval()
+    x = torch.randn(2, 1, 64, 64)
+    features = nets.feature_map(net, x)
+    assert features.shape == (2, 8, 2, 2)
+    assert torch.allclose(net.head(features), net(x), atol=1e-6)
+
+
+def test_a_patch_stem_keeps_no_published_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    import timm
+
+    create = timm.create_model
+    monkeypatch.setattr(
+        timm, "create_model", lambda name, pretrained, **options: create(name, **options))
+    for name, fits in (("convnext_atto", False), ("convnext_atto_ols", True)):
+        backbone = Backbone(name, pretrained=True, stem="half", options=NEXT)
+        if fits:
+            assert nets.build(backbone, channels=1, classes=3)
+        else:
+            with pytest.raises(HeatproofError, match="use stem 'stock' and larger images"):
+                nets.build(backbone, channels=1, classes=3)
+
+
 def test_a_network_without_its_head_gives_the_feature_map() -> None:
     net = nets.build(testing.TINY, channels=3, classes=3).eval()
     x = torch.randn(2, 3, 32, 32)
@@ -56,7 +87,7 @@ def test_a_network_without_its_head_gives_the_feature_map() -> None:
 @pytest.mark.parametrize(("backbone", "says"), [
     (Backbone("resnet81"), "did you mean 'resnet"),
     (Backbone("resnet18", options={"no_such_option": 1}), "cannot make backbone 'resnet18'"),
-    (Backbone("vgg11", stem="small"), "is for ResNets"),
+    (Backbone("vgg11", stem="small"), "is for ResNets and ConvNeXts"),
     (replace(testing.TINY, stem="smal"), "did you mean 'small'"),
     (Backbone("test_vit", pretrained=False, stem="half"), "is for ResNets"),
 ])

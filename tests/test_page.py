@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench import board, page, results
+from bench import board, page, results, store
 from bench.core import HeatproofError
-from bench.page import gallery, tables, view
+from bench.page import gallery, tables, terminal, view
 
 synthetic = runpy.run_path(str(Path(__file__).with_name("synthetic.py")))
 HOSTILE = synthetic["HOSTILE"]
-VOID = {"meta", "link", "img", "br", "hr", "input", "line", "circle"}
+VOID = {"meta", "link", "img", "br", "wbr", "hr", "input", "line", "circle"}
 
 
 class Reader(html.parser.HTMLParser):
@@ -112,11 +112,116 @@ def test_tables_can_be_read_aloud(read):
 
 def test_the_page_says_who_beats_the_controls_and_why_others_are_not_ranked(read):
     words = re.sub(r"\s+", " ", "".join(read.words))
-    assert "SoftCAM, Grad-CAM on SoftCAM and Grad<script>" in words
+    assert ("SoftCAM (softcam), SoftCAM (softcam-lasso), Grad-CAM on SoftCAM (gradcam@softcam), "
+            "Grad<script>") in words
     assert "Twin of edges does so in no family" in words
     assert "not told apart from edges" in words
     assert "the network has no feature map" in words
     assert "lower is better" in words
+
+
+def test_two_contestants_of_one_title_are_told_apart_by_their_names(ranked, index, read):
+    assert tables.title(ranked, "softcam-lasso") == tables.title(ranked, "softcam") == "SoftCAM"
+    labels = [tables.label(ranked, name) for name in ranked.contestants]
+    assert len(set(labels)) == len(labels)
+    assert "SoftCAM (softcam-lasso)" in labels
+    assert "Twin of edges" in labels
+    assert {"SoftCAM (softcam)", "SoftCAM (softcam-lasso)"} <= set(read.words)
+    assert {"lasso = 0.0", "lasso = 0.01", "relu = False"} <= set(read.words)
+    folder = index.parent / "tables"
+    assert "SoftCAM (softcam-lasso) &" in (folder / "shapes.tex").read_text(encoding="utf-8")
+    assert "| SoftCAM (softcam-lasso) |" in (folder / "shapes.md").read_text(encoding="utf-8")
+
+
+def test_a_parameter_that_differs_between_data_sets_is_shown_for_each(found, ranked):
+    runs = tables.records(found.runs)
+    assert view._params(ranked, runs, "softcam") == {"train": ["lasso = 0.0"], "explain": []}
+    other = [{"contestant": "softcam", "dataset": dataset,
+              "info": {"contestant": {"train": {"lasso": lasso}, "explain": {}}}}
+             for dataset, lasso in (("a", 1), ("b", 1), ("c", 2))]
+    assert view._params(ranked, other, "softcam")["train"] == ["lasso = 1 (a, b)", "lasso = 2 (c)"]
+
+
+def test_families_stand_in_the_order_of_the_suite(ranked, index, read):
+    heads = [word for word in read.words
+             if word.strip() in ("faithfulness", "localisation", "segmentation")]
+    assert [word.strip() for word in heads[:3]] == ["faithfulness", "localisation", "segmentation"]
+    assert (index.parent / "plots" / "proven-segmentation.svg").is_file()
+    shapes, letters = terminal.tables(ranked)
+    assert [column.header for column in shapes.columns] == [
+        "contestant", "accuracy", "faithfulness", "localisation", "segmentation (proven)"]
+    assert [column.header for column in letters.columns] == [
+        "contestant", "accuracy", "faithfulness"]
+
+
+def section(text, start, end):
+    """The words of a page between two headings."""
+    words = re.sub(r"\s+", " ", " ".join(Reader(text).words))
+    return words[words.rindex(start):words.index(end, words.rindex(start))]
+
+
+def test_the_page_shows_how_each_map_adds_up(index):
+    shown = section(index.read_text(encoding="utf-8"), "Do the maps add up", " Name softcam ")
+    assert "softcam mean = logit ✓ 3.6e−7 , holds ✓ 3.6e−7" in shown
+    assert "partial sum = probability ✓ 2.4e−7" in shown
+    assert "5 others – – –" in shown
+    assert "Does not add up" not in index.read_text(encoding="utf-8")
+    text = (index.parent / "tables" / "letters.md").read_text(encoding="utf-8")
+    assert "softcam-lasso (mean = logit, off by at most 3.6e−7)" in text
+    assert "Warning" not in text
+    with (index.parent / "tables" / "additivity.csv").open(encoding="utf-8", newline="") as file:
+        rows = {(row["dataset"], row["contestant"]): row for row in csv.DictReader(file)}
+    assert rows["shapes", "softcam"] == {
+        "dataset": "shapes", "contestant": "softcam", "declared": "mean", "largest": "3.6e-07",
+        "tolerance": "0.0001", "holds": "True", "n_runs": "3"}
+    assert rows["shapes", "gradcam"]["holds"] == rows["shapes", "gradcam"]["largest"] == ""
+
+
+def test_a_map_that_does_not_add_up_as_declared_is_a_visible_warning(tmp_path, undrawn):
+    folder = synthetic["build"](tmp_path / "results", images=4, seeds=1)
+    for dataset, largest in (("shapes", 0.213), ("letters", None)):
+        (path,) = folder.glob(f"{dataset}/softcam/*/run.json")
+        run = store.read_json(path)
+        run["additivity"] |= {"largest": largest, "holds": False}
+        store.write_json(path, run)
+    found = results.read(folder)
+    ranked = board.rank(found)
+    index = page.write(ranked, found, tmp_path / "out")
+    text = index.read_text(encoding="utf-8")
+    says = "SoftCAM (softcam) on shapes: the mean of its map is declared to be the logit; the "
+    assert says + "largest deviation is 0.21, the tolerance 0.0001." in text
+    assert text.count("Does not add up.") == 2
+    shown = section(text, "Do the maps add up", " Name softcam ")
+    assert "logit ≠ 0.21 , does not hold ≠ not finite" in shown
+    assert "**Warning**: SoftCAM (softcam) on shapes" in (
+        index.parent / "tables" / "shapes.md").read_text(encoding="utf-8")
+    captions = [table.caption for table in terminal.tables(ranked)]
+    assert "deviation is 0.21" in captions[0]
+    assert "deviation is not finite" in captions[1]
+
+
+def test_a_suite_without_additive_maps_has_no_table_of_them(tmp_path, undrawn):
+    folder = synthetic["build"](tmp_path / "results", images=4, seeds=1)
+    plan = store.read_json(folder / "plan.json")
+    plan["contestants"]["partial"]["additivity"] = "none"  # it has no run to say so
+    store.write_json(folder / "plan.json", plan)
+    for path in folder.glob("*/*/*/run.json"):
+        run = store.read_json(path)
+        run["contestant"]["additivity"] = "none"
+        if run["additivity"]:
+            run["additivity"] |= {"declared": "none", "largest": None, "holds": None}
+        store.write_json(path, run)
+    found = results.read(folder)
+    text = page.write(board.rank(found), found, tmp_path / "out").read_text(encoding="utf-8")
+    assert "add up to the output" not in text
+    Reader(text)
+
+
+@pytest.mark.parametrize(("value", "text"), [
+    (0.0, "0"), (3.6e-7, "3.6e−7"), (1e-4, "0.0001"), (0.213, "0.21"), (12345.0, "1.2e4"),
+    (float("nan"), "not finite")])
+def test_a_deviation_is_short(value, text):
+    assert tables.deviation(value) == text
 
 
 def test_two_publications_are_equal_byte_for_byte(found, index, tmp_path):
@@ -180,6 +285,17 @@ def test_a_suite_of_which_hardly_anything_ran_has_a_page(tmp_path):
     assert "not scored yet" in words
 
 
+def test_a_suite_of_which_nothing_could_be_explained_has_a_page(tmp_path, undrawn):
+    folder = synthetic["build"](tmp_path / "results", images=4, seeds=1)
+    for path in folder.glob("*/*/*/run.json"):
+        if "foreign" not in path.as_posix():
+            path.unlink()
+    found = results.read(folder)
+    text = page.write(board.rank(found), found, tmp_path / "out").read_text(encoding="utf-8")
+    assert "<strong>No contestant</strong> beats every control" in text
+    assert "add up to the output" not in text
+
+
 def test_latex_has_booktabs_bold_and_escaped_names(index):
     text = (index.parent / "tables" / "shapes.tex").read_text(encoding="utf-8")
     for command in ("\\toprule", "\\midrule", "\\bottomrule", "\\textbf{0.", "\\uparrow"):
@@ -189,13 +305,13 @@ def test_latex_has_booktabs_bold_and_escaped_names(index):
     body = re.sub(r"\\.", "", text)
     assert body.count("{") == body.count("}")
     rows = [line for line in text.splitlines() if line.endswith("\\\\") and "multicol" not in line]
-    assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {4}
+    assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {5}
 
 
 def test_markdown_rows_have_as_many_cells_as_the_head(index):
     lines = (index.parent / "tables" / "shapes.md").read_text(encoding="utf-8").splitlines()
     table = [line for line in lines if line.startswith("|")]
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {7}
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {8}
     assert "<script>" not in "".join(lines)
 
 

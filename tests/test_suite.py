@@ -75,7 +75,7 @@ def test_gradcam_on_the_plain_network_is_gradcam(tiny: Path) -> None:
     ("epochs = 2", "epoch = 2", "did you mean 'epochs'"),
     ("epochs = 2", 'epochs = "two"', "must be of type int"),
     ("epochs = 2", "epochs = 0", "must be positive"),
-    ('optimizer = "adamw"', 'optimizer = "adam"', "did you mean 'adamw'"),
+    ('optimizer = "adamw"', 'optimizer = "adamx"', "did you mean 'adam'"),
     ('stem = "half"', 'stems = "half"', "did you mean 'stem'"),
     ("steps = 8", "step = 8", "did you mean 'steps'"),
     ('[metric."quantus/MPRT"]', '[metric."quantus/Sparseness"]', "did you mean"),

@@ -7,23 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import data, nets, suite, train
+from bench import nets, run, suite, train
 from bench.core import HeatproofError
-from bench.data.images import Batches
 from bench.spec import Recipe, RunSpec
 from bench.store import Cache
 
-CPU = torch.device("cpu")
-
-
-def batches(spec: RunSpec) -> Batches:
-    return Batches(data.held(spec.dataset, "train"), data.card(spec.dataset), seed=spec.seed,
-                   samples=spec.recipe.samples, name="train")
-
 
 def fitted(spec: RunSpec, cache: Cache, progress=lambda *_: None) -> train.Fitted:
-    _, trainer = suite.method_of(spec, data.card(spec.dataset))
-    return train.fitted(trainer, spec, lambda: batches(spec), cache, device=CPU, progress=progress)
+    return run.network(spec, run.Place(Path("nowhere"), cache, progress=progress))
 
 
 @pytest.fixture
@@ -47,11 +38,7 @@ def test_a_network_is_trained_once_for_all_who_share_it(specs, tmp_path: Path) -
 
 
 def test_the_twins_share_backbone_first_weights_and_data_order(specs) -> None:
-    card = data.card("digits")
-    nets_of = {}
-    for name in ("gradcam", "softcam"):
-        _, trainer = suite.method_of(specs[name], card)
-        nets_of[name] = trainer.network()
+    nets_of = {name: suite.trainer_of(specs[name]).network() for name in ("gradcam", "softcam")}
     plain, own = nets_of["gradcam"].state_dict(), nets_of["softcam"].backbone.state_dict()
     assert set(plain) - set(own) == {"fc.weight", "fc.bias"}
     assert all(torch.equal(plain[key], own[key]) for key in own)
@@ -65,10 +52,10 @@ def test_the_twins_share_backbone_first_weights_and_data_order(specs) -> None:
         return loss
 
     for name in ("gradcam", "softcam"):
-        _, trainer = suite.method_of(specs[name], card)
+        trainer = suite.trainer_of(specs[name])
         trainer.loss = note(name, trainer.loss)
-        train._train(trainer, trainer.network(), specs[name], batches(specs[name]),
-                     Cache(), CPU, lambda *_: None)
+        train.fitted(trainer, specs[name], run.material(specs[name], run.Place(Path(), Cache())),
+                     Cache(), device=torch.device("cpu"), progress=lambda *_: None)
     assert seen["gradcam"] == seen["softcam"]
     assert len(set(seen["gradcam"])) == len(seen["gradcam"])
 
@@ -152,25 +139,3 @@ def test_a_loss_that_diverges_is_told_with_its_cure(specs, tmp_path: Path) -> No
     wild = replace(specs["gradcam"], recipe=Recipe(epochs=3, lr=1e30, samples=96))
     with pytest.raises(HeatproofError, match="lower the recipe's lr"):
         fitted(wild, Cache(tmp_path))
-
-
-def test_the_learning_rate_rises_and_falls_as_the_recipe_says() -> None:
-    recipe = Recipe(epochs=4, lr=1.0, warmup=1.0)
-    rates = [train.learning_rate(recipe, step, 10) for step in range(40)]
-    assert rates[0] == pytest.approx(0.1)
-    assert max(rates) == pytest.approx(1.0)
-    assert rates[9] == rates[10] == pytest.approx(1.0)
-    assert rates[-1] < 0.01
-    constant = Recipe(epochs=4, lr=1.0, schedule="constant")
-    assert {train.learning_rate(constant, step, 10) for step in range(40)} == {1.0}
-
-
-def test_a_shifted_image_is_moved_whole() -> None:
-    x = torch.arange(64.0).reshape(1, 1, 8, 8).repeat(50, 1, 1, 1)
-    moved = train._shifted(x, 2, torch.Generator().manual_seed(0))
-    offsets = {float(m[0, 4, 4] - x[0, 0, 4, 4]) for m in moved}
-    assert offsets == {8.0 * dy + dx for dy in range(-2, 3) for dx in range(-2, 3)} & offsets
-    assert len(offsets) > 10
-    for image in moved:
-        inner = image[0, 2:6, 2:6]
-        assert torch.equal(inner - inner[0, 0], x[0, 0, 2:6, 2:6] - x[0, 0, 2, 2])

@@ -46,7 +46,7 @@ def load(card: Card, split: str) -> Images:
     return images
 
 
-@lru_cache(maxsize=4)
-def held(name: str, split: str) -> Images:
-    """Like `load(card(name), split)`, kept in memory: runs in one process share their data."""
-    return load(card(name), split)
+@lru_cache(maxsize=6)
+def held(name: str, split: str, fold: int = 0) -> Images:
+    """Like `load(card(name).fold(fold), split)`, kept in memory: runs in one process share it."""
+    return load(card(name).fold(fold), split)

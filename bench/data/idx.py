@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
-import os
 import zlib
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from bench.core import Card, HeatproofError
+from bench.data.files import absent, content, home
 from bench.data.images import Images
 from bench.plugins import source
 from bench.store import Cache
@@ -46,14 +45,11 @@ def read(card: Card, split: str) -> Images:
 
 def found(card: Card) -> Path:
     """The folder that holds a card's files. Raises if there is none and none can be fetched."""
-    name = card.path or card.name
-    home = os.environ.get("HEATPROOF_DATA")
-    if home and (Path(home) / name).is_dir():
-        return Path(home) / name
-    wanted = f"{Path(home) / name}" if home else f"$HEATPROOF_DATA/{name}"
+    if home(card).is_dir():
+        return home(card)
     kind = str(card.options.get("torchvision", ""))
     if not kind:
-        raise HeatproofError(f"{card.name}: there is no folder {wanted}. {card.layout}".strip())
+        raise absent(card)
     root = Cache().root / "data"
     raw = root / kind / "raw"
     if not all((raw / file).is_file() for files in card.splits.values() for file in files):
@@ -62,33 +58,24 @@ def found(card: Card) -> Path:
         try:
             getattr(torchvision.datasets, kind)(root=root, download=True)
         except Exception as error:  # torchvision raises what its mirrors raise
-            raise HeatproofError(
-                f"{card.name}: there is no folder {wanted}, and torchvision could not download it "
-                f"({str(error).splitlines()[0] if str(error) else type(error).__name__}). "
-                f"{card.layout}".strip()) from error
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise absent(card, f", and torchvision could not download it ({reason})") from error
     return raw
 
 
 def read_idx(path: Path, sha256: str = "") -> np.ndarray[Any, Any]:
     """The array in a gzipped IDX file. Raises HeatproofError if missing, altered or truncated."""
+    packed = content(path, sha256)
     try:
-        packed = path.read_bytes()
-    except OSError as error:
-        raise HeatproofError(f"cannot read {path}: {error.strerror}; fetch the original") from None
-    if sha256 and (got := hashlib.sha256(packed).hexdigest()) != sha256:
-        raise HeatproofError(
-            f"{path} has checksum {got[:12]}…, the card expects {sha256[:12]}…; the file is "
-            "damaged or not the original: fetch it again")
-    try:
-        content = gzip.decompress(packed)
+        whole = gzip.decompress(packed)
     except (OSError, EOFError, zlib.error) as error:
         raise HeatproofError(f"{path} is truncated or no gzip file ({error}); fetch it again"
                              ) from None
-    if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in _TYPES:
+    if len(whole) < 4 or whole[:2] != b"\0\0" or whole[2] not in _TYPES:
         raise HeatproofError(f"{path} is no IDX file; fetch the original")
-    kind, dims = _TYPES[content[2]], content[3]
-    shape = tuple(np.frombuffer(content, ">u4", dims, 4)) if len(content) >= 4 + 4 * dims else ()
-    body = content[4 + 4 * dims:]
+    kind, dims = _TYPES[whole[2]], whole[3]
+    shape = tuple(np.frombuffer(whole, ">u4", dims, 4)) if len(whole) >= 4 + 4 * dims else ()
+    body = whole[4 + 4 * dims:]
     need = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
     if len(body) != need or not shape:
         raise HeatproofError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,9 @@ class Images:
             raise HeatproofError(
                 f"{where}: {n} images, {len(self.y)} labels, {len(self.key)} keys, "
                 f"{len(self.group)} groups do not belong together")
+        if card.group and not all(self.group or [""]):
+            raise HeatproofError(
+                f"{where}: the card groups images by {card.group}, but not every image has one")
         if len(set(self.key)) != n:
             raise HeatproofError(f"{where}: two images have the same key")
         if self.y.min() < 0 or self.y.max() >= len(card.classes):
@@ -75,6 +78,33 @@ class Images:
             turn[members] = np.arange(len(members))
         return np.lexsort((rank, turn))
 
+    def parted(self, share: float, name: str) -> tuple[Images, Images]:
+        """The images without, and with, about a share of them; no group lies in both.
+
+        Groups are taken in an order that depends on `name` and themselves alone; without groups,
+        images are, the classes in turns. Raises HeatproofError where one side would be empty.
+        """
+        if any(self.group):
+            units = sorted(set(self.group), key=lambda unit: number_from(name, unit))
+            taken = set(units[:max(1, round(share * len(units)))])
+            inside = np.array([unit in taken for unit in self.group])
+        else:
+            inside = np.zeros(len(self), bool)
+            inside[self.order(name)[:round(share * len(self))]] = True
+        if not inside.any() or inside.all():
+            raise HeatproofError(
+                f"{len(self)} training images cannot be parted by a share of {share:g}; change the "
+                "recipe's validation")
+        rest, part = np.flatnonzero(~inside), np.flatnonzero(inside)
+        return self.at(rest), self.at(part)
+
+    def at(self, rows: Array) -> Images:
+        """The images of some rows."""
+        return Images(
+            x=self.x[rows], y=self.y[rows], key=tuple(self.key[i] for i in rows),
+            group=tuple(self.group[i] for i in rows) if self.group else (),
+            mask=None if self.mask is None else self.mask[rows])
+
 
 class Batches:
     """Images as normalised batches, chosen samples in a fixed order.
@@ -85,11 +115,12 @@ class Batches:
 
     def __init__(
         self, images: Images, card: Card, *, seed: int, samples: int = 0, name: str = "test",
+        normalise: str = "card",
     ) -> None:
         import torch
 
         chosen = images.order(f"{card.name}/{name}")
-        self.images, self.card, self.seed = images, card, seed
+        self.images, self.card, self.seed, self.normalise = images, card, seed, normalise
         self.index = chosen[:samples] if samples else chosen
         self.mean = torch.tensor(card.mean, dtype=torch.float32)[:, None, None]
         self.std = torch.tensor(card.std, dtype=torch.float32)[:, None, None]
@@ -97,30 +128,50 @@ class Batches:
     def __len__(self) -> int:
         return len(self.index)
 
-    def batch(self, places: Sequence[int] | Array | None = None) -> Batch:
-        """The samples at some places of the chosen order, by default all of them."""
+    def batch(
+        self, places: Sequence[int] | Array | None = None,
+        change: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> Batch:
+        """The samples at some places of the chosen order, by default all of them.
+
+        `change` is given the images (n, C, H, W) in [0, 1] before they are normalised; what it
+        moves, no mask follows, so then there is none.
+        """
         import torch
 
         rows = self.index if places is None else self.index[np.asarray(places, np.int64)]
         images = self.images
         key = tuple(images.key[i] for i in rows)
+        x = torch.from_numpy(images.x[rows]).float() / 255
+        mask = None if images.mask is None or change else torch.from_numpy(images.mask[rows])
         return Batch(
-            x=(torch.from_numpy(images.x[rows]).float() / 255 - self.mean) / self.std,
+            x=self._normalised(x if change is None else change(x)),
             y=torch.from_numpy(images.y[rows]), key=key,
             seed=torch.tensor([number_from(self.card.name, self.seed, k) for k in key]),
             group=tuple(images.group[i] for i in rows) if images.group else ("",) * len(rows),
-            mask=None if images.mask is None else torch.from_numpy(images.mask[rows]))
+            mask=mask)
+
+    def _normalised(self, x: torch.Tensor) -> torch.Tensor:
+        if self.normalise == "max":
+            return x / x.amax((1, 2, 3), keepdim=True).clamp(min=1 / 255)
+        return (x - self.mean) / self.std
 
     def in_order(self, size: int) -> Iterator[Batch]:
         """All samples, `size` at a time."""
         for start in range(0, len(self), size):
             yield self.batch(range(start, min(start + size, len(self))))
 
-    def shuffled(self, size: int, generator: torch.Generator) -> Iterator[Batch]:
-        """All samples in an order drawn from `generator`; the last, smaller batch is dropped."""
+    def shuffled(
+        self, size: int, generator: torch.Generator,
+        change: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> Iterator[Batch]:
+        """All samples in an order drawn from `generator`, changed as `batch` says.
+
+        The last, smaller batch is dropped.
+        """
         import torch
 
         order = torch.randperm(len(self), generator=generator).numpy()
         size = min(size, len(self))
         for start in range(0, len(self) - size + 1, size):
-            yield self.batch(order[start:start + size])
+            yield self.batch(order[start:start + size], change)

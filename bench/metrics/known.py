@@ -19,7 +19,9 @@ from bench.metrics import score
 
 SIZE = 16
 CLASSES = 4
-_DRAWS = {"localisation": 32, "faithfulness": 4}
+_HELD = 8
+"""How many validation images the lab has: two of each class."""
+_DRAWS = {"localisation": 32, "faithfulness": 4, "segmentation": 4}
 """How many noise maps a mean over noise is taken from, at least: a hit or miss needs many."""
 
 Explainer = Callable[[nn.Module, Tensor, Tensor, Batch], Tensor]
@@ -79,18 +81,18 @@ def regions() -> Tensor:
     return place
 
 
-def planted(n: int, channels: int) -> Batch:
+def planted(n: int, channels: int, name: str = "planted") -> Batch:
     """`n` images: one region bright, the label's, the others faint, on noise; mask is the region.
 
-    The i-th sample is the same whatever `n` is.
+    The i-th sample of a name is the same whatever `n` is.
     """
     y = torch.arange(n) % CLASSES
-    seed = torch.tensor([number_from("planted", i) for i in range(n)])
+    seed = torch.tensor([number_from(name, i) for i in range(n)])
     x = torch.stack([_uniform(s, (channels, SIZE, SIZE)) for s in seed.tolist()])
     own = regions()[y][:, None]
     other = (1 - own) * regions().sum(0)
     x = torch.where(own > 0, 0.8 + 0.2 * x, torch.where(other > 0, 0.1 + 0.3 * x, 0.2 * x))
-    return Batch(x=x, y=y, key=tuple(f"planted-{i}" for i in range(n)), seed=seed,
+    return Batch(x=x, y=y, key=tuple(f"{name}-{i}" for i in range(n)), seed=seed,
                  group=("",) * n, mask=own[:, 0].to(torch.uint8))
 
 
@@ -145,7 +147,10 @@ def point(net: nn.Module, x: Tensor, target: Tensor, batch: Batch) -> Tensor:
 
 
 def explained(network: nn.Module, batch: Batch, explainer: Explainer) -> Explained:
-    """One of these networks and explainers as a metric sees them; the target is the label."""
+    """One of these networks and explainers as a metric sees them; the target is the label.
+
+    Its validation images are planted too, from other seeds.
+    """
     network.eval()
 
     def explain(
@@ -156,24 +161,29 @@ def explained(network: nn.Module, batch: Batch, explainer: Explainer) -> Explain
         return explainer(network if net is None else net, part.x if x is None else x,
                          part.y if target is None else target, part)
 
+    def validation() -> Explained:
+        return explained(network, planted(_HELD, batch.x.shape[1], "validation"), explainer)
+
     with torch.no_grad():
         logits = network(batch.x)
     return Explained(network=network, batch=batch, logits=logits, target=batch.y, maps=explain(),
-                     explain=explain, classes=CLASSES)
+                     explain=explain, classes=CLASSES, validation=validation)
 
 
 def known_answer(metric: Metric, *, channels: int = 1, n: int = 64) -> list[Finding]:
     """What must hold of a metric of its family, on `n` planted images; all `ok` if it is sound.
 
-    faithfulness, localisation: oracle better than noise better than inverse. randomisation: a map
-    that is blind to the network (to the class, where the metric randomises nothing) is worse than
-    one that sees it. complexity: one pixel better than noise. robustness: a pattern that ignores
-    the image better than chaos. classifier: right and sure better than wrong and unsure.
+    faithfulness, localisation, segmentation: oracle better than noise better than inverse.
+    randomisation: a map that is blind to the network (to the class, where the metric randomises
+    nothing) is worse than one that sees it. complexity: one pixel better than noise. robustness: a
+    pattern that ignores the image better than chaos. classifier: right and sure better than wrong
+    and unsure.
     Raises HeatproofError for another family, and what the metric raises.
     """
     families: dict[str, Callable[[Metric, Batch], list[Finding]]] = {
-        "faithfulness": _quality, "localisation": _quality, "randomisation": _randomisation,
-        "complexity": _complexity, "robustness": _robustness, "classifier": _classifier}
+        "faithfulness": _quality, "localisation": _quality, "segmentation": _quality,
+        "randomisation": _randomisation, "complexity": _complexity, "robustness": _robustness,
+        "classifier": _classifier}
     if metric.family not in families:
         raise unknown(f"family of metric {metric.name!r}", metric.family, families)
     return families[metric.family](metric, planted(n, channels))

@@ -10,12 +10,15 @@ from typing import Any
 
 import pandas as pd
 
-from bench.board import CLASSIFIER, Board
+from bench.board import CLASSIFIER, COLUMNS, Board
 from bench.core import PLAIN
 
 KINDS = {"contestant": "Contestants", "control": "Controls", "ceiling": "Ceiling",
          "incomplete": "Incomplete, not ranked"}
 """The groups of rows, in the order of the page."""
+
+ADDS_UP = {"mean": ("mean", "logit"), "sum": ("sum", "probability")}
+"""What of a map is which output of the network, by the additivity that a method declares."""
 
 ARROW = {"higher": "↑", "lower": "↓"}
 DASH = "–"
@@ -55,11 +58,37 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
 
 
-def label(board: Board, name: str) -> str:
+def title(board: Board, name: str) -> str:
     """What a person calls a contestant: its title, and the network it explains if not its own."""
     facts = board.contestants[name]
     own = facts["trainer"] in (PLAIN, facts["explainer"])
     return str(facts["title"]) if own else f"{facts['title']} on {facts['trainer_title']}"
+
+
+def label(board: Board, name: str) -> str:
+    """The title of a contestant, with its name where another contestant shares the title."""
+    own = title(board, name)
+    shared = sum(title(board, other) == own for other in board.contestants) > 1
+    return f"{own} ({name})" if shared else own
+
+
+def deviation(value: float) -> str:
+    """A deviation as text: 0.02 or 3.6e−7."""
+    if not math.isfinite(value):
+        return "not finite"
+    mantissa, _, power = f"{value:.2g}".partition("e")
+    return f"{mantissa}e{int(power)}".replace("-", "−") if power else mantissa
+
+
+def warnings(board: Board, dataset: str | None = None) -> list[str]:
+    """A line for each map that does not add up as it declares, on one data set or on all."""
+    return [
+        "{} on {}: the {} of its map is declared to be the {}; the largest deviation is {}, the "
+        "tolerance {}.".format(
+            label(board, row["contestant"]), row["dataset"], *ADDS_UP[row["declared"]],
+            deviation(row["largest"]), deviation(row["tolerance"]))
+        for row in records(board.additivity)
+        if row["holds"] not in (None, True) and dataset in (None, row["dataset"])]
 
 
 def grid(board: Board, dataset: str) -> Grid:
@@ -106,7 +135,7 @@ def write(board: Board, folder: Path) -> list[Path]:
     """The files written: one CSV a frame of the board, one Markdown and one LaTeX a data set."""
     folder.mkdir(parents=True)
     paths = []
-    for name in ("estimates", "families", "verdicts", "differences", "effects", "missing", "nans"):
+    for name in COLUMNS:
         paths.append(folder / f"{name}.csv")
         frame: pd.DataFrame = getattr(board, name)
         frame.to_csv(paths[-1], index=False, float_format="%.10g", lineterminator="\n")
@@ -125,7 +154,7 @@ def markdown(board: Board, table: Grid) -> str:
         "|" + "---|" * 2 + "---:|" * len(table.metrics)]
     for kind, names in table.rows.items():
         for name in names:
-            cells = [_md(f"{label(board, name)} ({name})"), kind]
+            cells = [_md(f"{title(board, name)} ({name})"), kind]
             for metric in table.metrics:
                 cell = table.cells[name, metric["name"]]
                 if cell is None:
@@ -140,6 +169,12 @@ def markdown(board: Board, table: Grid) -> str:
               "over seeds and images, 95 % bootstrap interval, rank. ↑ higher and ↓ lower is "
               "better. Best ranked in bold; – is incomplete or without a number and not ranked; "
               "ceilings are given the mask and not ranked."]
+    here = board.additivity[board.additivity["dataset"] == table.dataset]
+    holds = [f"{row['contestant']} ({' = '.join(ADDS_UP[row['declared']])}, off by at most "
+             f"{deviation(row['largest'])})" for row in records(here) if row["holds"]]
+    lines += ["", f"Maps that add up to the output: {_md('; '.join(holds))}."] if holds else []
+    lines += [line for warning in warnings(board, table.dataset)
+              for line in ("", f"**Warning**: {_md(warning)}")]
     return "\n".join(lines) + "\n"
 
 

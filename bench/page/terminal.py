@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench.board import BEATS, CLASSIFIER, NONE, UNSURE, Board
-from bench.page.tables import DASH, KINDS, grid, label, records
+from bench.page.tables import DASH, KINDS, grid, label, records, warnings
 
 
 def tables(board: Board) -> Iterator[Table]:
@@ -24,7 +24,9 @@ def tables(board: Board) -> Iterator[Table]:
         verdict = {(row["track"], row["family"], row["contestant"]): row
                    for row in records(board.verdicts[board.verdicts["dataset"] == dataset])}
         table = Table(title=f"{dataset}: rank in each family, and against the controls",
-                      title_justify="left", box=None, pad_edge=False, header_style="bold")
+                      title_justify="left", box=None, pad_edge=False, header_style="bold",
+                      caption=escape("\n".join(warnings(board, dataset))) or None,
+                      caption_justify="left", caption_style="red")
         table.add_column("contestant", no_wrap=True)
         table.add_column("accuracy", justify="right")
         for track, family in families:

@@ -9,8 +9,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from bench.board import BEATS, CLASSIFIER, NONE, WORSE, Board
+from bench.core import canonical
+from bench.page import tables
 from bench.page.gallery import Gallery
-from bench.page.tables import ARROW, DASH, KINDS, Cell, Grid, grid, label, records, slug
+from bench.page.tables import ARROW, DASH, KINDS, Cell, Grid, grid, label, records, slug, title
 from bench.results import Results
 
 CAPTIONS = {
@@ -33,12 +35,15 @@ def context(board: Board, results: Results, galleries: dict[str, Gallery]) -> di
     return {
         "suite": board.suite, "title": board.title, "protocol": board.protocol,
         "counts": _counts(board, results), "notes": board.notes, "arrow": ARROW,
+        "warnings": tables.warnings(board), "adds_up": tables.ADDS_UP,
         "sections": [_section(board, results, table, verdicts, galleries.get(table.dataset))
                      for table in grids],
         "summary": _summary(board, results, grids, verdicts),
         "metrics": [{**metric, "slug": slug(metric["name"]), "link": link(metric["paper"])}
                     for metric in board.metrics],
-        "contestants": [{**found, "label": label(board, name), "link": link(found["paper"])}
+        "additivity": _additivity(board, grids),
+        "contestants": [{**found, "label": label(board, name), "link": link(found["paper"]),
+                         "params": _params(board, runs, name)}
                         for name, found in board.contestants.items()],
         "cards": [{**card, "link": link(card.get("homepage", ""))}
                   for card in results.plan["datasets"].values()],
@@ -63,12 +68,16 @@ def _counts(board: Board, results: Results) -> list[str]:
     kinds = Counter("ceiling" if facts["ceiling"] else "control" if facts["control"]
                     else "contestant" for facts in board.contestants.values())
     trainings = {(run["seed"], run["fold"]) for run in results.plan["runs"]}
-    networks = dict.fromkeys(
-        run["info"]["contestant"]["trainer_title"] for run in records(results.runs))
-    backbones = {run["info"]["classifier"]["backbone"] for run in records(results.runs)}
+    runs = records(results.runs)
+    titles = dict.fromkeys(run["info"]["contestant"]["trainer_title"] for run in runs)
+    backbones = {run["info"]["classifier"]["backbone"] for run in runs}
+    trained: dict[str, set[str]] = {}
+    for run in runs:
+        facts = run["info"]["contestant"]
+        trained.setdefault(run["dataset"], set()).add(canonical([facts["trainer"], facts["train"]]))
     return [
         _plural(len(set(board.estimates["dataset"])), "data set"),
-        f"{_plural(len(networks), 'network')} ({', '.join(networks)}; "
+        f"{_plural(max(map(len, trained.values())), 'network')} ({', '.join(titles)}; "
         f"{', '.join(sorted(backbones))})",
         _plural(len(trainings), "seed"),
         f"{_plural(kinds['contestant'], 'contestant')}, {_plural(kinds['control'], 'control')}"
@@ -126,8 +135,8 @@ def _summary(
             n += sum(v is not None and v["kind"] == "beats" for v in found)
             cells.append({"verdicts": found, "accuracy": DASH if name in
                           table.rows["incomplete"] else _accuracy(results, table.dataset, name)})
-        rows.append({"name": name, "label": label(board, name), "cells": cells, "n": n,
-                     "ranked": name in ranks})
+        rows.append({"name": name, "title": title(board, name), "label": label(board, name),
+                     "cells": cells, "n": n, "ranked": name in ranks})
     rows.sort(key=lambda row: (-row["n"], ranks.get(row["name"], math.inf)))
     total = sum(len(block["families"]) for block in blocks)
     return {"blocks": blocks, "rows": rows, "total": total, "tracks": len(
@@ -159,7 +168,7 @@ def _section(
                     "rank": _rank(placed[key]) if key in placed else "",
                     "cells": [_cell(table.cells[name, m["name"]], scales[m["name"]], m)
                               for m in family["metrics"]]})
-            rows.append({"name": name, "label": label(board, name), "blocks": blocks,
+            rows.append({"name": name, "title": title(board, name), "blocks": blocks,
                          "family": board.contestants[name]["family"],
                          "why": "; ".join(reasons.get(name, []))})
         if rows:
@@ -174,6 +183,7 @@ def _section(
         "families": families, "groups": groups, "reasons": _listed(board, dataset),
         "width": 1 + sum(len(f["metrics"]) + f["judged"] for f in families),
         "effects": _effects(board, table), "nans": nans, "gallery": gallery,
+        "titles": {name: title(board, name) for name in board.contestants},
         "labels": {name: label(board, name) for name in board.contestants},
         "signed": {name: facts["signed"] for name, facts in board.contestants.items()},
     }
@@ -272,6 +282,41 @@ def _effects(board: Board, table: Grid) -> dict[str, Any] | None:
                     row["reads"], "unsure")})
         lines.append({"effect": effect, "first": first, "second": second, "cells": cells})
     return {"metrics": metrics, "rows": lines}
+
+
+def _additivity(board: Board, grids: list[Grid]) -> dict[str, Any] | None:
+    """How the maps add up: a row a contestant that declares it, and a column a data set."""
+    declared = {name: facts["additivity"] for name, facts in board.contestants.items()
+                if facts["additivity"] != "none"}
+    found = {(row["contestant"], row["dataset"]): row for row in records(board.additivity)}
+    rows = []
+    for name, kind in declared.items():
+        here = [found.get((name, table.dataset)) for table in grids]
+        rows.append({
+            "name": name, "title": title(board, name),
+            "identity": " = ".join(tables.ADDS_UP[kind]),
+            "cells": [row and {"holds": row["holds"], "n": _plural(row["n_runs"], "run"),
+                               "largest": tables.deviation(row["largest"])} for row in here]})
+    if not rows or not found:
+        return None
+    others = [name for name, facts in board.contestants.items()
+              if name not in declared and not facts["control"] and not facts["ceiling"]]
+    return {"rows": rows, "datasets": [table.dataset for table in grids], "others": len(others),
+            "tolerance": tables.deviation(board.additivity["tolerance"].max())}
+
+
+def _params(board: Board, runs: list[dict[str, Any]], name: str) -> dict[str, list[str]]:
+    """The parameters of both halves; of each data set where they are not the same on all."""
+    shown = {}
+    for half in ("train", "explain"):
+        found: dict[str, dict[str, None]] = {}
+        for dataset, facts in [(run["dataset"], run["info"]["contestant"]) for run in runs
+                               if run["contestant"] == name] or [("", board.contestants[name])]:
+            text = ", ".join(f"{key} = {value}" for key, value in facts[half].items())
+            found.setdefault(text, {})[dataset] = None
+        shown[half] = [text + (f" ({', '.join(datasets)})" if len(found) > 1 else "")
+                       for text, datasets in found.items() if text]
+    return shown
 
 
 def _run(run: dict[str, Any]) -> dict[str, Any]:
