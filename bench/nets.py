@@ -92,7 +92,7 @@ def _with_stem(net: nn.Module, backbone: Backbone) -> nn.Module:
     if stem is None or not (patches or hasattr(net, "maxpool")):
         raise HeatproofError(
             f"stem {backbone.stem!r} is for ResNets and ConvNeXts; for {backbone.name!r} use "
-            "output_stride or another option of its own")
+            "dilate, output_stride or another option of its own")
     first, *rest = [m for m in stem.modules() if isinstance(m, nn.Conv2d)]
     if patches and backbone.pretrained and first.kernel_size != (3, 3):
         raise HeatproofError(

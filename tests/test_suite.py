@@ -22,10 +22,12 @@ def test_the_demo_is_as_large_as_it_says() -> None:
     assert set(demo.cards) == {"digits", "phantom"}
     assert len({run.seed for run in demo.runs}) >= 2
     assert all(run.samples >= 32 for run in demo.runs)
-    assert {run.contestant.name for run in demo.runs} == {
-        "softcam", "gradcam", "ig", "gradcam@softcam", "ig@softcam",
-        "noise", "centre", "edges", "oracle"}
-    assert len({run.model_id for run in demo.runs}) == 8  # 2 sets × 2 seeds × plain and SoftCAM
+    common = {"gradcam", "ig", "noise", "centre", "edges", "oracle"}
+    for dataset, own in (("digits", {"cape", "gp-reconresnet", "gradcam@cape"}),
+                         ("phantom", {"softcam", "batchcam", "gradcam@softcam"})):
+        runs = [run for run in demo.runs if run.dataset == dataset]
+        assert {run.contestant.name for run in runs} == common | own
+        assert len({run.model_id for run in runs}) == 6  # 2 seeds × plain and two trainers
 
 
 def test_more_seeds_keep_the_ids_of_the_first(tiny: Path) -> None:
@@ -98,6 +100,85 @@ def test_an_unknown_suite_or_file_is_told() -> None:
         suite.read("demmo")
     with pytest.raises(HeatproofError, match=r"there is no file nowhere\.toml"):
         suite.read("nowhere.toml")
+
+
+def test_one_trainer_can_be_trained_otherwise(tiny: Path) -> None:
+    tiny.write_text(tiny.read_text() + """
+[dataset.digits.trainer.softcam]
+recipe = { epochs = 3 }
+train = { lasso = 1e-4 }
+backbone = { stem = "small" }
+""")
+    runs = {run.contestant.name: run for run in suite.read(str(tiny)).runs}
+    special, plain = runs["gradcam@softcam"], runs["gradcam"]
+    assert (special.recipe.epochs, special.recipe.lr) == (3, 3e-3)
+    assert special.backbone.stem == "small"
+    assert special.contestant.train["lasso"] == 1e-4
+    assert special.model_id == runs["softcam"].model_id
+    assert (plain.recipe.epochs, plain.backbone.stem) == (2, "half")
+
+
+def test_a_data_set_can_have_fewer_contestants_and_several_folds(tiny: Path) -> None:
+    tiny.write_text(tiny.read_text().replace("[dataset.digits]", """[dataset.digits]
+contestants = ["softcam", "noise"]"""))
+    assert {run.contestant.name for run in suite.read(str(tiny)).runs} == {"softcam", "noise"}
+    text = tiny.read_text().replace("digits", "brain-tumour-brats2015")
+    tiny.write_text(text.replace("samples = 6", "samples = 6\nfolds = 4"))
+    runs = suite.read(str(tiny)).runs
+    assert sorted((run.contestant.name, run.fold) for run in runs) == [
+        (name, fold) for name in ("noise", "softcam") for fold in range(4)]
+    assert len({run.data for run in runs}) == 4
+    assert "fold 2" in next(run.cell for run in runs if run.fold == 2)
+
+
+@pytest.mark.parametrize(("table", "says"), [
+    ("trainer.softcan]\nrecipe = {}", "did you mean 'softcam'"),
+    ("trainer.noise]\nrecipe = {}", "no network of its own"),
+    ("trainer.softcam]\nrecipe = { epoch = 3 }", "did you mean 'epochs'"),
+    ("trainer.softcam]\nrecipe = { epochs = 0 }", "epochs must be positive"),
+    ("trainer.softcam]\ntrain = { laso = 1 }", "did you mean 'lasso'"),
+    ("trainer.softcam]\nweight = 'x'", "did you mean 'weights'"),
+    ("trainer.plain]\nrecipe = { schedule = 'step' }", "needs drop"),
+    ("trainer.plain]\nrecipe = { validation = 2.0 }", "share of the images"),
+    ("trainer.plain]\nrecipe = { accumulate = 0 }", "must be positive"),
+    ("trainer.plain]\nrecipe = { augment = [{ name = 'RandomCorp' }] }", "mean 'RandomCrop'"),
+])
+def test_a_bad_training_is_told_in_one_line(tiny: Path, table: str, says: str) -> None:
+    tiny.write_text(tiny.read_text() + f"\n[dataset.digits.{table}\n")
+    with pytest.raises(HeatproofError, match=says) as error:
+        suite.read(str(tiny))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("line", "says"), [
+    ("folds = 2", "folds is 2, and digits has 1"),
+    ('normalise = "maximum"', "did you mean 'max'"),
+    ('contestants = ["softcan"]', "did you mean 'softcam'"),
+])
+def test_a_bad_entry_is_told_in_one_line(tiny: Path, line: str, says: str) -> None:
+    tiny.write_text(tiny.read_text().replace("samples = 6", f"samples = 6\n{line}"))
+    with pytest.raises(HeatproofError, match=says):
+        suite.read(str(tiny))
+
+
+def test_the_epoch_can_be_chosen_only_where_there_are_images_to_choose_by(tiny: Path) -> None:
+    text = tiny.read_text().replace("digits", "fashion-mnist")
+    tiny.write_text(text.replace("epochs = 2", 'epochs = 2\nselect = "accuracy"'))
+    with pytest.raises(HeatproofError, match="set validation to a share"):
+        suite.read(str(tiny))
+    tiny.write_text(tiny.read_text().replace("epochs = 2", "epochs = 2\nvalidation = 0.1"))
+    assert suite.read(str(tiny)).runs[0].recipe.validation == 0.1
+
+
+def test_images_divided_by_their_maximum_lie_in_the_unit_interval(tiny: Path) -> None:
+    from bench import run
+
+    tiny.write_text(tiny.read_text().replace("samples = 6", 'samples = 6\nnormalise = "max"'))
+    spec = suite.read(str(tiny)).runs[0]
+    batch = run._batches(spec, "test").batch()
+    assert suite.card_of(spec).mean == (0.0,)
+    assert batch.x.amax((1, 2, 3)).tolist() == [1.0] * 6
+    assert batch.x.min() >= 0
 
 
 def test_only_takes_contestants_of_the_suite(tiny: Path) -> None:
