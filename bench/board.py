@@ -341,6 +341,9 @@ def _remarks(
     elif (n := panel.drawn.seeds.shape[1]) < 5:
         remarks.append(f"{dataset}: {n} seeds are few, and intervals from few seeds are "
                        "narrower than they should be.")
+    if 0 < panel.groups < 10:
+        remarks.append(f"{dataset}: the images come from {panel.groups} patients or scans, too few "
+                       "to resample; the intervals are narrower than they should be.")
     lost = [name for name in planned if contestants[name]["control"] and name not in whole]
     if lost:
         remarks.append(f"{dataset}: no verdict counts the control {', '.join(lost)}, which is "

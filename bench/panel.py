@@ -16,10 +16,12 @@ from bench.results import Results
 class Panel:
     """The scores of one data set.
 
-    names: the C contestants that have scores. value: metric -> (C, S, N), of S trainings and N
-    images, NaN where there is none. scored: the same shape, whether it was scored at all. drawn:
-    the resamplings that all of it shares. network: contestant -> the model_id of its first
-    training, equal for all contestants that explain one network.
+    names: the C contestants that have scores. value: metric -> (C, S, N), of S seeds and N
+    images, NaN where there is none; the folds of a seed, which share no image, are one. scored:
+    the same shape, whether it was scored at all. drawn: the resamplings that all of it shares.
+    groups: how many patients (or scans) the images come from; 0 where they are on their own.
+    network: contestant -> the model_id of its first training, equal for all contestants that
+    explain one network.
     """
 
     dataset: str
@@ -27,6 +29,7 @@ class Panel:
     value: dict[str, stats.Array]
     scored: dict[str, np.ndarray[Any, np.dtype[np.bool_]]]
     drawn: stats.Draws
+    groups: int
     network: dict[str, str]
 
     @classmethod
@@ -36,12 +39,12 @@ class Panel:
         found = results.runs[results.runs["dataset"] == dataset].sort_values(["seed", "fold"])
         trained = {run["run"]: run for run in found.to_dict("records")}
         which, runs = pd.factorize(frame["run"])
-        training = [(trained[run]["seed"], trained[run]["fold"]) for run in runs]
-        trainings = sorted(set(training))
+        seed = [trained[run]["seed"] for run in runs]
+        seeds = sorted(set(seed))
         contestant, names = pd.factorize(frame["contestant"], sort=True)
         image, keys = pd.factorize(frame["key"], sort=True)
-        shape = (max(len(names), 1), max(len(trainings), 1), max(len(keys), 1))
-        place = np.array([trainings.index(pair) for pair in training], np.intp)
+        shape = (max(len(names), 1), max(len(seeds), 1), max(len(keys), 1))
+        place = np.array([seeds.index(number) for number in seed], np.intp)
         index = (contestant, place[which], image)
         value = frame["value"].to_numpy(np.float64)
         measured, metrics = pd.factorize(frame["metric"])
@@ -63,7 +66,8 @@ class Panel:
         drawn = stats.draws(shape[1], units, results.plan["suite"], dataset)
         network = {run["contestant"]: run["info"]["spec"]["model_id"]
                    for run in reversed(trained.values())}
-        return cls(dataset, list(names), values, scored, drawn, network)
+        groups = len({group[key] for key in keys if group.get(key)})
+        return cls(dataset, list(names), values, scored, drawn, groups, network)
 
     def differences(
         self, metric: dict[str, Any], pairs: list[tuple[str, str]],

@@ -41,7 +41,7 @@ def draws(seeds: int, units: Sequence[Hashable], *parts: object, n: int = DRAWS)
     An image that several seeds share is drawn for all of them at once. Images drawn anew inside
     every seed would let the luck of a test set average out over seeds that all saw this very test
     set, and the intervals would be too narrow (Owen, The pigeonhole bootstrap, Annals of Applied
-    Statistics 1(2), 2007). Where seeds share no image (folds) it is the nested bootstrap.
+    Statistics 1(2), 2007).
 
     Few seeds undercover: with 2 or 3 of them a percentile interval of a bootstrap is too narrow
     wherever training makes the difference.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import runpy
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from bench import board, results, store
 from bench.core import HeatproofError
+from bench.panel import Panel
 
 synthetic = runpy.run_path(str(Path(__file__).with_name("synthetic.py")))
 
@@ -54,6 +56,30 @@ def test_intervals_hold_the_truth_and_ranks_follow_the_direction(ranked, metric)
     order = [cell(ranked.estimates, dataset="shapes", contestant=name, metric=metric)["rank"]
              for name in ("softcam", "gradcam@softcam", "gradcam", "noise")]
     assert order == [1, 3, 4, 8]
+
+
+def test_the_folds_of_a_seed_are_one_and_their_patients_are_what_is_drawn(folder):
+    found = results.read(folder)
+    here = found.runs["dataset"] == "shapes"
+    fold = dict(zip(found.runs["run"], found.runs["seed"], strict=True))
+
+    def folded(frame):
+        # Three seeds become three folds of one: every run has images of its own.
+        return frame.assign(seed=0, key=frame["key"] + frame["run"].map(fold).map("-{}".format))
+
+    patient = found.samples["run"].map(fold).map("patient {}".format)
+    changed = replace(
+        found, scores=folded(found.scores), samples=folded(found.samples).assign(group=patient),
+        runs=found.runs.assign(fold=found.runs["seed"], seed=0))
+    assert here.any()
+    made = Panel.of(changed, "shapes")
+    values = made.value["pixel-flipping"]
+    assert values.shape[1] == 1
+    assert values.shape[2] == 3 * Panel.of(found, "shapes").value["pixel-flipping"].shape[2]
+    assert np.isfinite(values[made.names.index("softcam")]).all()
+    assert made.groups == 3
+    assert len({tuple(row) for row in made.drawn.images.T}) == 3  # a patient is drawn whole
+    assert any("3 patients" in note for note in board.rank(changed).notes)
 
 
 def test_what_cannot_be_told_apart_has_overlapping_rank_intervals(ranked):

@@ -67,7 +67,7 @@ def _plural(n: int, one: str, several: str | None = None) -> str:
 def _counts(board: Board, results: Results) -> list[str]:
     kinds = Counter("ceiling" if facts["ceiling"] else "control" if facts["control"]
                     else "contestant" for facts in board.contestants.values())
-    trainings = {(run["seed"], run["fold"]) for run in results.plan["runs"]}
+    seeds, folds = ({run[key] for run in results.plan["runs"]} for key in ("seed", "fold"))
     runs = records(results.runs)
     titles = dict.fromkeys(run["info"]["contestant"]["trainer_title"] for run in runs)
     backbones = {run["info"]["classifier"]["backbone"] for run in runs}
@@ -79,7 +79,7 @@ def _counts(board: Board, results: Results) -> list[str]:
         _plural(len(set(board.estimates["dataset"])), "data set"),
         f"{_plural(max(map(len, trained.values())), 'network')} ({', '.join(titles)}; "
         f"{', '.join(sorted(backbones))})",
-        _plural(len(trainings), "seed"),
+        _plural(len(seeds), "seed") + (f" × {len(folds)} folds" if len(folds) > 1 else ""),
         f"{_plural(kinds['contestant'], 'contestant')}, {_plural(kinds['control'], 'control')}"
         + (f", {_plural(kinds['ceiling'], 'ceiling')}" if kinds["ceiling"] else ""),
         _plural(len(board.metrics), "metric"),
