@@ -90,7 +90,7 @@ def test_ids_depend_on_what_they_name_and_on_nothing_else(tiny_suite: suite.Suit
     assert replace(plain, samples=9).model_id == plain.model_id
     assert replace(plain, protocol="2").maps_id == plain.maps_id
     assert replace(plain, protocol="2").id != plain.id
-    newer = replace(plain.contestant, explainer_version="2")
+    newer = replace(plain.contestant, explainer_version="newer")
     assert replace(plain, contestant=newer).model_id == plain.model_id
     assert replace(plain, contestant=newer).maps_id != plain.maps_id
     assert replace(plain, recipe=replace(plain.recipe, epochs=3)).model_id != plain.model_id
