@@ -353,7 +353,8 @@ def test_ctrl_c_stops_at_once_and_leaves_no_process(finished: Path, tmp_path: Pa
          "--out", str(tmp_path / "out"), "--jobs", "2"],
         env=env, start_new_session=True, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 200
-    while not any((tmp_path / "out").rglob("*.parquet")) and time.monotonic() < deadline:
+    # A training is under way, and all that follows it is still to do.
+    while not any((tmp_path / "cache").rglob("*.safetensors")) and time.monotonic() < deadline:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
     _, told = process.communicate(timeout=30)
