@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bench import nets
-    from bench.core import Batch, Card, Explained, HeatproofError, Method, Metric, Scores
+    from bench.core import Batch, Card, HeatproofError, Method
     from bench.data.images import Images
+    from bench.measure import Explained, Metric, Scores
     from bench.plugins import method, metric, source
 
 __all__ = ["Batch", "Card", "Explained", "HeatproofError", "Images", "Method", "Metric", "Scores",
            "method", "metric", "nets", "source"]
 __version__ = "0.1.0"
 
-_HOMES = {"Images": "bench.data.images", "method": "bench.plugins", "metric": "bench.plugins",
+_HOMES = {"Images": "bench.data.images", "Explained": "bench.measure", "Metric": "bench.measure",
+          "Scores": "bench.measure", "method": "bench.plugins", "metric": "bench.plugins",
           "source": "bench.plugins"}
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
     from torch import Tensor, nn
 
@@ -311,78 +310,3 @@ class Plain(Method):
     def explain(self, net: nn.Module, batch: Batch, target: Tensor) -> Tensor:
         """Never asked for: the plain classifier is a trainer, not a contestant."""
         raise HeatproofError("'plain' trains and does not explain; name an explainer")
-
-
-@dataclass(frozen=True)
-class Explained:
-    """All that a metric may see: one network, its evaluation batch, and one method's maps.
-
-    logits: (N, classes) of the clean images; target: (N,) the class that was explained;
-    maps: (N, h, w) native. `explain` maps other images, targets or networks in the same way:
-    `explain(net=None, x=None, target=None, index=None) -> (n, h, w)`, with the batch's own seeds
-    and masks; `index` says which samples of the batch are meant, by default all.
-    validation: makes the same for images that are neither trained nor scored on, where a metric
-    may choose its own settings; None where the data set has none.
-    """
-
-    network: nn.Module
-    batch: Batch
-    logits: Tensor
-    target: Tensor
-    maps: Tensor
-    explain: Callable[..., Tensor]
-    classes: int
-    device: str = "cpu"
-    validation: Callable[[], Explained] | None = None
-
-
-@dataclass(frozen=True)
-class Scores:
-    """One metric's answer: a float64 a sample, NaN with a reason where there is none.
-
-    value: (N,); reason: N strings or None; curve: (N, K) or None, what the value was reduced from.
-    """
-
-    value: np.ndarray[Any, np.dtype[np.float64]]
-    reason: tuple[str | None, ...]
-    curve: np.ndarray[Any, np.dtype[np.float64]] | None = None
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One measure, with our own direction, proven by a known-answer test.
-
-    family: "faithfulness", "localisation", "segmentation", "randomisation", "complexity",
-    "robustness" or "classifier". better: "higher" or "lower". needs: of "mask", "explain",
-    "randomise".
-    `score(explained, **params)` returns Scores. A change of what it measures raises `version`.
-    """
-
-    name: str
-    title: str
-    family: str
-    better: Literal["higher", "lower"]
-    score: Callable[..., Scores] = field(repr=False, compare=False)
-    needs: tuple[str, ...] = ()
-    params: Mapping[str, Any] = field(default_factory=dict)
-    version: str = "1"
-    paper: str = ""
-    about: str = ""
-    track: str = "proven"
-
-    def facts(self) -> dict[str, Any]:
-        """What a reader of results must know of it, ready for JSON."""
-        return {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name != "score"}
-
-    def with_params(self, given: Mapping[str, Any]) -> Metric:
-        """The same metric with some parameters set. Raises for a parameter that it has not."""
-        for key in given:
-            if key not in self.params:
-                raise unknown(f"parameter of metric {self.name!r}", key, self.params)
-        return replace(self, params={**self.params, **given})
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, tuple | list) else value

@@ -13,7 +13,8 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
-from bench.core import PLAIN, HeatproofError, Method, Metric, Plain, Scores, unknown
+from bench.core import PLAIN, HeatproofError, Method, Plain, unknown
+from bench.measure import Metric, Scores
 
 GROUP = "bench.plugins"
 T = TypeVar("T")
@@ -79,14 +80,17 @@ def method(name: str) -> Callable[[M], M]:
 def metric(
     name: str, *, title: str, family: str, better: Literal["higher", "lower"],
     needs: Sequence[str] = (), params: Mapping[str, Any] | None = None, version: str = "1",
-    paper: str = "", about: str = "", track: str = "proven",
+    paper: str = "", about: str = "", track: str = "proven", formula: str = "", range: str = "",  # noqa: A002
+    units: str = "", passes: str = "", departures: Sequence[str] = (), order: Sequence[str] = (),
+    holds: Sequence[str] = (), defect: str = "",
 ) -> Callable[[Callable[..., Scores]], Callable[..., Scores]]:
-    """Registers a function `score(explained, **params) -> Scores` as a metric."""
+    """Registers a function `score(explained, **params) -> Scores` as a metric; see Metric."""
     def register(score: Callable[..., Scores]) -> Callable[..., Scores]:
         metrics.add(name, Metric(
             name=name, title=title, family=family, better=better, score=score, needs=tuple(needs),
             params=dict(params or {}), version=version, paper=paper, about=about, track=track,
-        ), score.__module__)
+            formula=formula, range=range, units=units, passes=passes, departures=tuple(departures),
+            order=tuple(order), holds=tuple(holds), defect=defect), score.__module__)
         return score
     return register
 

@@ -20,9 +20,10 @@ from rich.table import Table
 from torch import nn
 
 from bench import data, metrics, nets, plugins, run, suite
-from bench.core import PLAIN, Batch, Explained, HeatproofError, Method, Plain
+from bench.core import PLAIN, Batch, HeatproofError, Method, Plain
 from bench.data.images import Batches
 from bench.explain import explained, explainer
+from bench.measure import Explained
 from bench.spec import RunSpec
 from bench.store import Cache
 

@@ -24,7 +24,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bench.core import HeatproofError, Metric, Scores, canonical
+from bench.core import HeatproofError, canonical
+from bench.measure import Metric, Scores
 from bench.spec import RunSpec
 from bench.store import read_arrays, read_json, told, write_arrays, write_bytes, write_json
 

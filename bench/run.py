@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from bench import data, explain, metrics, train
-from bench.core import HOME, Batch, Explained, HeatproofError, Method, Metric
+from bench.core import HOME, Batch, HeatproofError, Method
 from bench.data.images import Batches, Images
+from bench.measure import Explained, Metric
 from bench.results import Folder, read_media
 from bench.spec import RunSpec
 from bench.store import Cache, read_json
@@ -183,7 +184,14 @@ def _seen(
     return Explained(
         network=net, batch=batch, logits=logits, target=target, maps=maps,
         explain=explain.explainer(explainer, net, batch, target),
-        classes=len(card_of(spec).classes), device=place.device)
+        classes=len(card_of(spec).classes), device=place.device,
+        unit=_unit(logits, target))
+
+
+def _unit(logits: Tensor, target: Tensor) -> float:
+    """One standard deviation of the explained classes' logits; 1 where they do not vary."""
+    spread = float(logits.double().gather(1, target[:, None]).std(correction=0))
+    return spread if spread > 0 else 1.0
 
 
 def _validation(

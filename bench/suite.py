@@ -9,7 +9,8 @@ from typing import Any
 
 from bench import data, plugins, weights
 from bench.augment import augmentation
-from bench.core import PLAIN, Card, HeatproofError, Method, Metric, filled, read_toml, unknown
+from bench.core import PLAIN, Card, HeatproofError, Method, filled, read_toml, unknown
+from bench.measure import Metric
 from bench.spec import CHOICES, Backbone, Contestant, Recipe, RunSpec
 from bench.suite_file import Entry, Special, SuiteFile, Variant
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from bench import data, plugins, suite
-from bench.core import Batch, Card, Method, Metric, unknown
+from bench.core import Batch, Card, Method, unknown
 from bench.explain import additivity, explained
+from bench.measure import Metric
 from bench.metrics.known import Finding, known_answer
 from bench.nets import maker
 from bench.randomness import seeded

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.core import PLAIN, Card, Metric, Scores, number_from
+from bench.core import PLAIN, Card, number_from
+from bench.measure import Metric, Scores
 from bench.results import Folder, write_plan
 from bench.spec import Backbone, Contestant, Recipe, RunSpec
 

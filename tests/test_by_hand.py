@@ -11,7 +11,7 @@ import skimage.metrics
 import torch
 
 from bench import plugins
-from bench.core import Explained, Scores
+from bench.measure import Explained, Scores
 from bench.metrics import known, score
 
 

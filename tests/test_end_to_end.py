@@ -16,7 +16,8 @@ import pandas as pd
 import pytest
 
 from bench import board, page, plugins, pool, results, store, suite
-from bench.core import HeatproofError, Scores
+from bench.core import HeatproofError
+from bench.measure import Scores
 from bench.results import Folder
 from bench.run import Place, run
 

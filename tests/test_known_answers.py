@@ -11,7 +11,8 @@ import torch
 import bench.metrics.classifier
 import bench.metrics.quantus_track  # noqa: F401
 from bench import plugins
-from bench.core import Explained, HeatproofError, Scores
+from bench.core import HeatproofError
+from bench.measure import Explained, Scores
 from bench.metrics import known
 from bench.metrics.known import known_answer
 

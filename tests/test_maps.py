@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from bench.core import HeatproofError
-from bench.metrics import maps
+from bench.metrics import evidence, maps
 
 
 def test_ties_are_broken_by_the_samples_own_seed() -> None:
@@ -27,7 +27,7 @@ def test_ties_are_broken_by_the_samples_own_seed() -> None:
 def test_a_value_that_interpolation_splits_is_one_value() -> None:
     native = torch.full((1, 3, 3), 0.1)
     native[0, 0, 0] = 0.7
-    array = maps.upsampled(native, (16, 16))
+    array = evidence.upsampled(native, (16, 16))
     assert len(np.unique(array[0, 9:, 9:])) >= 1
     grained = maps.converted(native, (16, 16), "signed", torch.tensor([1])).array
     assert len(np.unique(grained[0, 0, 9:, 9:])) == 1

@@ -19,8 +19,9 @@ import torch
 import bench.metrics.classifier
 import bench.metrics.quantus_track  # noqa: F401
 from bench import plugins
-from bench.core import Batch, Explained, HeatproofError, Scores
-from bench.metrics import known, maps, quantus_run, score
+from bench.core import Batch, HeatproofError
+from bench.measure import Explained, Scores
+from bench.metrics import evidence, known, quantus_run, score
 from bench.metrics.quantus_track import whole_steps
 
 plugins.load()
@@ -190,7 +191,7 @@ def test_a_sample_without_an_object_is_nan_with_a_reason(name: str) -> None:
 def test_pixels_of_unknown_truth_count_neither_way(name: str) -> None:
     explained = sample(3)
     mask = explained.batch.mask.clone()
-    mask[:, :4] = maps.IGNORE
+    mask[:, :4] = evidence.IGNORE
     other = explained.maps.clone()
     other[:, :4] = 100 * torch.rand(3, 4, 16, generator=torch.Generator().manual_seed(1))
     one = replace(explained, batch=replace(explained.batch, mask=mask))

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, one_hot
 
 from bench import plugins
-from bench.core import Batch, Explained, HeatproofError, Scores
+from bench.core import Batch, HeatproofError
+from bench.measure import Explained, Scores
 from bench.metrics import known, score
-from bench.metrics.maps import IGNORE
+from bench.metrics.evidence import IGNORE
 from bench.metrics.segmentation import best_offset, cleaned, overlap, thresholds
 
 plugins.load()

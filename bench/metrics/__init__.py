@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.core import Scores, number_from
+from bench.core import number_from
+from bench.measure import Scores
 from bench.randomness import seeded
 
 if TYPE_CHECKING:
-    from bench.core import Explained, Metric
+    from bench.measure import Explained, Metric
 
 
 def score(metric: Metric, explained: Explained) -> Scores:

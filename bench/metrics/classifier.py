@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from bench.core import Scores
-from bench.metrics.maps import IGNORE, Array
+from bench.measure import Scores
+from bench.metrics.evidence import IGNORE
+from bench.metrics.maps import Array
 from bench.plugins import metric
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bench.core import Explained
+    from bench.measure import Explained
 
 
 @metric("accuracy", title="Accuracy", family="classifier", better="higher",

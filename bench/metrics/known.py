@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bench.core import Batch, Explained, Metric, number_from, unknown
+from bench.core import Batch, number_from, unknown
+from bench.measure import Explained, Metric
 from bench.metrics import score
 
 SIZE = 16

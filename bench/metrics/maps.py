@@ -1,4 +1,4 @@
-"""The one audited converter: native signed maps in, what Quantus is given out."""
+"""What Quantus is given: the evidence as NumPy arrays, in the kinds that its metrics ask for."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from torch.nn.functional import interpolate
+import torch
 
-from bench.core import HeatproofError, unknown
+from bench.core import unknown
+from bench.metrics.evidence import IGNORE, evidence, order
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,13 +17,6 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, np.dtype[Any]]
 Kind = Literal["signed", "positive", "absolute", "ranks", "raw"]
 KINDS: tuple[Kind, ...] = ("signed", "positive", "absolute", "ranks", "raw")
-
-IGNORE = 255
-"""The value of a mask where the truth is unknown; such pixels count neither way."""
-
-INTERPOLATION = "bilinear"
-_GRAIN = 2.0**40
-"""Values nearer than 1/_GRAIN of a map's peak are one value: interpolation alone separates them."""
 
 
 @dataclass(frozen=True)
@@ -44,69 +38,24 @@ def converted(
 ) -> Converted:
     """The maps on the image's grid, of one kind; (N, 1, H, W).
 
-    maps: (N, h, w), native; upsampled bilinearly (corners not aligned) to `size` (H, W), in
-    float64. kind: "signed", each map divided by its own largest absolute value, so that Quantus's
-    whole-array normalisation does nothing and no score depends on who else is in the batch;
-    "positive", clipped at zero, then divided by its own maximum; "absolute", the same of |map|;
-    "ranks", distinct ranks in (0, 1], the largest evidence at 1 and ties in an order drawn from the
-    sample's own seed (Quantus sorts unstably: else the CPU's instruction set would break the ties);
-    "raw", upsampled alone. seed: (N,). ignore: (N, H, W) bool, pixels that get the lowest ranks or
-    no evidence. constant: whether a constant map is sound. Raises HeatproofError for maps finer
+    kind: a part of `evidence`, each map in units of its own peak so that Quantus's whole-array
+    normalisation does nothing and no score depends on who else is in the batch; or "ranks",
+    distinct ranks in (0, 1], the largest evidence at 1 (Quantus sorts unstably: else the CPU's
+    instruction set would break the ties). ignore: (N, H, W) bool, pixels that get the lowest ranks
+    or no evidence. constant: whether a constant map is sound. Raises HeatproofError for maps finer
     than the image.
     """
     if kind not in KINDS:
         raise unknown("kind of map", kind, KINDS)
-    values = upsampled(maps, size)
-    if kind == "absolute":
-        values = np.abs(values)
-    counted = np.ones_like(values, bool) if ignore is None else ~ignore
-    flaw = flaws(values, kind, counted=counted, constant=constant)
-    values[[reason is not None for reason in flaw]] = ramp(size)
-    values = np.where(counted, values, 0.0)
-    if kind == "positive":
-        values = values.clip(min=0)
-    if kind != "raw":
-        values = _grained(values)
+    counted = None if ignore is None else torch.from_numpy(~ignore)
+    found = evidence(maps.cpu(), size, "signed" if kind == "ranks" else kind, counted=counted,
+                     constant=constant)
+    values = found.values
     if kind == "ranks":
-        values = _ranks(np.where(counted, values, -np.inf), seed)
-    return Converted(values[:, None], flaw)
-
-
-def upsampled(maps: Tensor, size: tuple[int, int]) -> Array:
-    """Native maps (N, h, w) bilinearly on the image's grid: (N, H, W) float64, a fresh array."""
-    grid = tuple(maps.shape[1:])
-    if maps.ndim != 3 or grid[0] > size[0] or grid[1] > size[1]:
-        raise HeatproofError(
-            f"maps must be (N, h, w) and no finer than the image {size}, not {tuple(maps.shape)}; "
-            "return them at the network's native grid")
-    values = maps.detach().cpu().double()
-    if grid != size:
-        values = interpolate(values[:, None], size, mode=INTERPOLATION, align_corners=False)[:, 0]
-    return np.array(values.numpy())
-
-
-def flaws(
-    values: Array, kind: Kind, *, counted: Array | None = None, constant: bool = False,
-) -> tuple[str | None, ...]:
-    """Why each map (N, H, W) cannot be scored as `kind`, or None where it can.
-
-    "NaN in the map" (infinity too), "constant map" (unless `constant` is allowed), "no positive
-    evidence" (kind "positive"); only the pixels that are `counted` (N, H, W) matter.
-    """
-    counted = np.ones_like(values, bool) if counted is None else counted
-    return tuple(_flaw(v[c], kind, constant) for v, c in zip(values, counted, strict=True))
-
-
-def _flaw(values: Array, kind: Kind, constant: bool) -> str | None:
-    if not np.isfinite(values).all():
-        return "NaN in the map"
-    if not values.size:
-        return "no pixel counts"
-    if not constant and np.ptp(_grained(values[None])) == 0:
-        return "constant map"
-    if kind == "positive" and values.max() <= 0:
-        return "no positive evidence"
-    return None
+        if counted is not None:
+            values = torch.where(counted, values, -torch.inf)
+        values = _ranks(values, seed)
+    return Converted(values[:, None].numpy().copy(), found.flaw)
 
 
 def objects(mask: Tensor | None, n: int, size: tuple[int, int]) -> tuple[Array, Array, Converted]:
@@ -129,12 +78,6 @@ def objects(mask: Tensor | None, n: int, size: tuple[int, int]) -> tuple[Array, 
     return array, ignore, Converted(array, tuple(why if e else None for e in empty))
 
 
-def ramp(size: tuple[int, int]) -> Array:
-    """A sound map (H, W): distinct values that rise from nearly 0 to 1."""
-    pixels = size[0] * size[1]
-    return (np.arange(1, pixels + 1) / pixels).reshape(size)
-
-
 def spread(ranks: Array, channels: int) -> Array:
     """Pixel ranks (N, 1, H, W) as ranks of features (N, 1, H, W·C), still distinct in (0, 1].
 
@@ -146,24 +89,9 @@ def spread(ranks: Array, channels: int) -> Array:
     return np.asarray(place.reshape(n, 1, height, width * channels) / (pixels * channels))
 
 
-def _peak(values: Array) -> Array:
-    """The largest absolute value of each map, (N, 1, 1); 1 for a map of zeros."""
-    peak = np.abs(values).max(tuple(range(1, values.ndim)), keepdims=True)
-    return np.where(peak > 0, peak, 1.0)
-
-
-def _grained(values: Array) -> Array:
-    """The maps, each divided by its peak, without the last bits that interpolation invents."""
-    return np.asarray(np.rint(values / _peak(values) * _GRAIN) / _GRAIN)
-
-
-def _ranks(values: Array, seed: Tensor) -> Array:
-    ranks = np.empty_like(values)
-    pixels = values[0].size
-    for i, (flat, number) in enumerate(zip(values, seed.tolist(), strict=True)):
-        ties = np.random.default_rng(number).permutation(pixels)
-        order = np.lexsort((ties, flat.ravel()))
-        rank = np.empty(pixels)
-        rank[order] = np.arange(1, pixels + 1) / pixels
-        ranks[i] = rank.reshape(flat.shape)
-    return ranks
+def _ranks(values: Tensor, seed: Tensor) -> Tensor:
+    pixels = values[0].numel()
+    rank = torch.empty_like(values).flatten(1)
+    falling = torch.arange(pixels, 0, -1, dtype=rank.dtype) / pixels
+    rank.scatter_(1, order(values.flatten(1), seed), falling.expand_as(rank))
+    return rank.view_as(values)

@@ -17,8 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench.core import Explained, HeatproofError, Scores
-from bench.metrics.maps import Array, Converted, Kind, converted, objects, ramp, spread
+from bench.core import HeatproofError
+from bench.measure import Explained, Scores
+from bench.metrics.evidence import ramp
+from bench.metrics.maps import Array, Converted, Kind, converted, objects, spread
 
 QUANTUS = "0.6.0"
 """The release whose numbers these are; they change between releases."""
@@ -118,7 +120,7 @@ class _Call:
                 measure = getattr(quantus, self.row.quantus)(**arguments)
                 return measure(
                     model=lent, x_batch=self.witnessed(x, x[:1]), y_batch=self.witnessed(y, y[:1]),
-                    a_batch=self.witnessed(maps, ramp(self.grid)[None, None]),
+                    a_batch=self.witnessed(maps, ramp(self.grid)[None, None].numpy()),
                     # Otherwise guessed from the shape, and left on the CPU.
                     channel_first=True, device=str(self.explained.device),
                     batch_size=self.size, **options)
@@ -142,7 +144,7 @@ class _Call:
         self.later = [
             old or (f"explained again: {new}" if new else None)
             for old, new in zip(self.later, again.flaw, strict=True)]
-        return self.witnessed(again.array, ramp(self.grid)[None, None])
+        return self.witnessed(again.array, ramp(self.grid)[None, None].numpy())
 
 
 class _Lent(nn.Module):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from bench.core import Explained, HeatproofError
-from bench.metrics.maps import INTERPOLATION
+from bench.core import HeatproofError
+from bench.measure import Explained
+from bench.metrics.evidence import INTERPOLATION
 from bench.metrics.quantus_run import (
     QUANTUS,
     Arguments,
@@ -18,7 +19,7 @@ from bench.metrics.quantus_run import (
 )
 from bench.plugins import metric
 
-VERSION = f"1, {INTERPOLATION}, quantus {QUANTUS}"
+VERSION = f"2, {INTERPOLATION}, quantus {QUANTUS}"
 _BASELINES = ("black", "white", "mean", "uniform")
 
 

@@ -22,8 +22,10 @@ from skimage.measure import label
 from skimage.morphology import closing, disk
 from torch import Tensor
 
-from bench.core import Explained, HeatproofError, Scores, unknown
-from bench.metrics.maps import IGNORE, INTERPOLATION, Array, flaws, upsampled
+from bench.core import HeatproofError, unknown
+from bench.measure import Explained, Scores
+from bench.metrics.evidence import IGNORE, INTERPOLATION, flaws, upsampled
+from bench.metrics.maps import Array
 from bench.plugins import metric
 
 VALIDATION = "validation"
@@ -71,7 +73,7 @@ def thresholds(heatmap: Array, offsets: Sequence[float], unit: str = "otsu") -> 
     """
     if unit not in UNITS:
         raise unknown("unit", unit, UNITS)
-    if flaws(heatmap[None], "raw") == ("constant map",):
+    if flaws(torch.from_numpy(heatmap)[None], "raw") == ("constant map",):
         return np.full(len(offsets), heatmap.max())
     try:
         upper = float(threshold_multiotsu(heatmap, classes=3)[-1])
@@ -119,7 +121,7 @@ def overlaps(
     dice, iou, cut = np.full((3, len(truth), len(offsets)), np.nan)
     reason: list[str | None] = []
     for i, mask in enumerate(truth):
-        heatmap = upsampled(maps[i:i + 1], mask.shape)[0]
+        heatmap = upsampled(maps[i:i + 1].cpu(), mask.shape)[0].numpy()
         known = mask != IGNORE
         inside = known & (mask > 0)
         reason.append(_reason(heatmap, inside))
