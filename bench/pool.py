@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import data, nets, plugins
+from bench.battery import Ask
 from bench.core import HeatproofError
 from bench.results import Folder, check_protocol, write_plan
 from bench.run import Outcome, Place, fit, run
@@ -152,8 +153,9 @@ def _pooled(
     context = _context()
     events: Any = context.Queue()
     models = _models(todo)
-    metrics = {name: [metric.name for metric in suite.metrics_of(name)] for name in suite.cards}
-    params = {metric.name: dict(metric.params) for metric in suite.metrics}
+    asked = {ask.name: ask for ask in suite.asked}
+    wanted = {name: [asked[metric.name] for metric in suite.metrics_of(name)]
+              for name in suite.cards}
     workers = min(settings.jobs, len(todo))
     pool = ProcessPoolExecutor(
         workers, context, initializer=_start,
@@ -178,8 +180,7 @@ def _pooled(
                     waiting |= {
                         pool.submit(_fit, s): ("fit", s) for s in _next(spec.model_id, models)}
                     waiting |= {
-                        pool.submit(_run, s, [(name, params[name])
-                                              for name in metrics[s.dataset]]): ("run", s)
+                        pool.submit(_run, s, wanted[s.dataset]): ("run", s)
                         for s in models[spec.model_id].runs}
     except BrokenProcessPool:
         raise HeatproofError(
@@ -250,6 +251,6 @@ def _fit(spec: RunSpec) -> Outcome:
     return fit(spec, _reporting(_worker["place"], spec.cell, _worker["report"]))
 
 
-def _run(spec: RunSpec, wanted: Sequence[tuple[str, dict[str, Any]]]) -> Outcome:
-    metrics = [plugins.metrics[name].with_params(params) for name, params in wanted]
+def _run(spec: RunSpec, wanted: Sequence[Ask]) -> Outcome:
+    metrics = [ask.metric() for ask in wanted]
     return run(spec, metrics, _reporting(_worker["place"], spec.cell, _worker["report"]))

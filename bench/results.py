@@ -1,6 +1,7 @@
 """One run written, all runs read. Every key of every file is explained here.
 
     results/SUITE/plan.json                          what the suite should hold (PLAN)
+    results/SUITE/proofs/METRIC.json                 whether a metric keeps its promises (PROOF)
     results/SUITE/DATASET/CONTESTANT/RUN/run.json    the run (RUN)
                                        …/samples.parquet         one row a sample (SAMPLES)
                                        …/scores/METRIC.parquet   one row a sample and draw (SCORES)
@@ -36,9 +37,19 @@ PLAN = {
     "runs": "list of {id, dataset, contestant, seed, fold}: the runs that make the suite whole",
     "contestants": "contestant -> its facts, also of those that cannot run (see RUN)",
     "metrics": "list of the facts of each metric, in the suite's order",
+    "batteries": "list of {name, title, digest, metrics, changed}: the pinned protocols that the "
+                 "suite names, and of which metrics it changed a parameter",
     "datasets": "dataset -> the facts of its card",
     "skipped": "list of {dataset, contestant, metric, reason}: what the suite cannot ask for; "
                "contestant or metric is null",
+}
+PROOF = {
+    "metric": "name, version and params of what was proven",
+    "key": "hash of that and of the lab",
+    "badge": "proven, failed or refused (it has a defect, and was run by force)",
+    "passed": "how many known answers it gave",
+    "of": "how many it was asked for",
+    "failed": "a line for each that it did not give",
 }
 RUN = {
     "spec": "the frozen RunSpec with its ids",
@@ -179,6 +190,35 @@ def write_plan(out: Path, plan: Mapping[str, Any]) -> None:
     write_json(path, plan)
 
 
+def proof_path(out: Path, suite: str, metric: str) -> Path:
+    """Where a suite's proof of one metric lies."""
+    return out / suite / "proofs" / f"{metric}.json"
+
+
+def write_proof(path: Path, proof: Mapping[str, Any]) -> None:
+    """Writes one metric's proof; a key that PROOF does not explain raises."""
+    if set(proof) != set(PROOF):
+        raise ValueError(f"a proof must have the keys of PROOF; off: {set(proof) ^ set(PROOF)}")
+    write_json(path, proof)
+
+
+def has_proof(path: Path, metric: Metric) -> bool:
+    """Whether a proof is there, of this version and these parameters."""
+    return path.is_file() and read_json(path)["metric"] == json.loads(canonical(identity(metric)))
+
+
+def _proofs(folder: Path, metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The proofs of a plan's metrics; one of another version or other parameters is none."""
+    found = {}
+    for metric in metrics:
+        path = folder / "proofs" / f"{metric['name']}.json"
+        if path.is_file():
+            proof = _complete(path, PROOF)
+            if proof["metric"] == {key: metric[key] for key in ("name", "version", "params")}:
+                found[metric["name"]] = proof
+    return found
+
+
 def check_protocol(folder: Path, protocol: str) -> None:
     """Raises if a suite's folder holds results of another protocol."""
     path = folder / "plan.json"
@@ -192,10 +232,10 @@ def check_protocol(folder: Path, protocol: str) -> None:
 class Results:
     """All runs of one suite.
 
-    plan: see PLAN. runs: one row a planned run that was found (id, dataset, contestant, seed, fold,
-    path, info = its run.json). samples: SAMPLES with run, dataset, contestant, seed.
-    scores: SCORES with run, dataset, contestant, seed, metric. stale: folders of runs that the
-    plan no longer names. A metric without a file has no rows.
+    plan: see PLAN, and proofs (metric -> PROOF). runs: one row a planned run that was found (id,
+    dataset, contestant, seed, fold, path, info = its run.json). samples: SAMPLES with run, dataset,
+    contestant, seed. scores: SCORES with run, dataset, contestant, seed, metric. stale: folders of
+    runs that the plan no longer names. A metric without a file has no rows.
     """
 
     folder: Path
@@ -213,6 +253,7 @@ def read(folder: Path) -> Results:
             f"{folder} holds no results (no plan.json); name a folder like results/demo, "
             "or run the suite first: heatproof run SUITE")
     plan = _complete(folder / "plan.json", PLAN)
+    plan["proofs"] = _proofs(folder, plan["metrics"])
     wanted = {run["id"]: run for run in plan["runs"]}
     metrics = [metric["name"] for metric in plan["metrics"]]
     rows, samples, scores, stale = [], [], [], []

@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench import data, plugins, weights
+from bench import battery, data, plugins, weights
 from bench.augment import augmentation
+from bench.battery import Ask
 from bench.core import PLAIN, Card, HeatproofError, Method, filled, read_toml, unknown
 from bench.measure import Metric
 from bench.spec import CHOICES, Backbone, Contestant, Recipe, RunSpec
@@ -36,7 +37,9 @@ class Suite:
     protocol: str
     cards: Mapping[str, Card]
     contestants: tuple[Contestant, ...]
+    asked: tuple[Ask, ...]
     metrics: tuple[Metric, ...]
+    batteries: tuple[Mapping[str, Any], ...]
     runs: tuple[RunSpec, ...]
     skipped: tuple[Skip, ...]
 
@@ -61,6 +64,7 @@ class Suite:
                       "seed": run.seed, "fold": run.fold} for run in self.runs],
             "contestants": {who.name: contestant_facts(who) for who in self.contestants},
             "metrics": [metric.facts() for metric in self.metrics],
+            "batteries": [dict(battery) for battery in self.batteries],
             "datasets": {name: card_facts(card) for name, card in self.cards.items()},
             "skipped": [asdict(skip) for skip in self.skipped],
         }
@@ -100,17 +104,18 @@ def read(name: str, *, seeds: int = 0) -> Suite:
     file = filled(SuiteFile, read_toml(path), where)
     if file.target not in ("label", "predicted"):
         raise unknown(f"target in {where}", file.target, ("label", "predicted"))
-    for key in ("contestants", "metrics", "seeds", "dataset"):
+    for key in ("contestants", "seeds", "dataset"):
         if not getattr(file, key):
             raise HeatproofError(f"{where}: {key} is empty")
-    for key in ("contestants", "metrics", "seeds"):
+    if not file.metrics and not file.batteries:
+        raise HeatproofError(f"{where} names neither metrics nor batteries")
+    for key in ("contestants", "metrics", "batteries", "seeds"):
         if len(set(getattr(file, key))) != len(getattr(file, key)):
             raise HeatproofError(f"{where}: {key} names something twice")
     contestants = [contestant(name, file, where) for name in file.contestants]
     cards = {name: data.card(name) for name in file.dataset}
-    metrics = tuple(_metric(name, file, where) for name in file.metrics)
-    if spare := set(file.metric) - set(file.metrics):
-        raise unknown(f"[metric] table in {where}", sorted(spare)[0], file.metrics)
+    asked = battery.asked(file, where)
+    metrics = tuple(ask.metric() for ask in asked)
     places = [
         _Place(path.stem, file, cards[dataset],
                _entry(file, table, cards[dataset], f"[dataset.{dataset}] in {where}"))
@@ -123,7 +128,8 @@ def read(name: str, *, seeds: int = 0) -> Suite:
                          range(seeds) if seeds else file.seeds))
     return Suite(
         name=path.stem, title=file.title, protocol=file.protocol, cards=cards,
-        contestants=tuple(contestants), metrics=metrics, runs=runs,
+        contestants=tuple(contestants), asked=tuple(asked), metrics=metrics,
+        batteries=tuple(battery.facts(file, metrics)), runs=runs,
         skipped=tuple(_skips(cards, entered, metrics)))
 
 
@@ -171,12 +177,6 @@ def _params(
         if key not in own:
             raise unknown(f"{half} parameter of contestant {name!r}", key, own)
     return {**own, **asked}
-
-
-def _metric(name: str, file: SuiteFile, where: str) -> Metric:
-    if name not in plugins.metrics:
-        raise unknown(f"metric in {where}", name, plugins.metrics)
-    return plugins.metrics[name].with_params(file.metric.get(name, {}))
 
 
 def _entry(file: SuiteFile, table: object, card: Card, where: str) -> Entry:

@@ -54,17 +54,29 @@ class SuiteFile:
 
     protocol: raise it when what is measured changes. contestants: "explainer",
     "explainer@trainer" or the name of a table in [contestant]. method: parameters a method, as
-    [method.NAME.train] and [method.NAME.explain]. metric: parameters a metric, as [metric."NAME"].
+    [method.NAME.train] and [method.NAME.explain]. metrics: single ones, beside those of the
+    batteries. metric: parameters a metric, as [metric."NAME"]; see battery.asked.
     """
 
     title: str
     protocol: str
     contestants: tuple[str, ...]
-    metrics: tuple[str, ...]
     seeds: tuple[int, ...]
     dataset: Mapping[str, Any]
+    metrics: tuple[str, ...] = ()
+    batteries: tuple[str, ...] = ()
     target: str = "label"
     about: str = ""
     contestant: Mapping[str, Any] = field(default_factory=dict)
     method: Mapping[str, Any] = field(default_factory=dict)
+    metric: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BatteryFile:
+    """The keys of a battery: metrics by name, and their pinned parameters as [metric."NAME"]."""
+
+    title: str
+    about: str
+    metrics: tuple[str, ...]
     metric: Mapping[str, Any] = field(default_factory=dict)

@@ -151,7 +151,8 @@ def build(out: Path, *, images: int = 24, seeds: int = 3, measured: float = 1.5)
     write_plan(out, {
         "suite": "synthetic", "title": "Synthetic <em>suite</em>", "protocol": "1", "runs": runs,
         "contestants": {name: about(name) for name in CONTESTANTS},
-        "metrics": [metric.facts() for metric in METRICS], "datasets": facts, "skipped": skipped})
+        "metrics": [metric.facts() for metric in METRICS], "datasets": facts, "skipped": skipped,
+        "batteries": []})
     return out / "synthetic"
 
 

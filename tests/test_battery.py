@@ -1,0 +1,101 @@
+"""A suite asks for metrics by name, by battery, and as variants of one another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench import battery, plugins, suite
+from bench.core import HeatproofError
+from bench.plugins import metric
+from bench.suite_file import SuiteFile
+
+plugins.load()
+
+
+def file(**keys: object) -> SuiteFile:
+    return SuiteFile(title="t", protocol="p", contestants=("noise",), seeds=(0,), dataset={},
+                     **keys)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def batteries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "pair-1.toml").write_text("""
+title = "A pair"
+about = "Two metrics."
+metrics = ["accuracy", "quantus/PixelFlipping", "flipping-white"]
+[metric."quantus/PixelFlipping"]
+steps = 16
+[metric."flipping-white"]
+metric = "quantus/PixelFlipping"
+baseline = "white"
+""")
+    monkeypatch.setattr(battery, "FOLDER", tmp_path)
+    return tmp_path
+
+
+def test_a_battery_brings_its_metrics_and_their_parameters(batteries: Path) -> None:
+    found = [ask.metric() for ask in battery.asked(file(batteries=("pair-1",)), "here")]
+    assert [one.name for one in found] == ["accuracy", "quantus/PixelFlipping", "flipping-white"]
+    assert [one.params.get("steps") for one in found] == [None, 16, 32]
+
+
+def test_a_variant_is_the_same_metric_under_a_name_and_a_title_of_its_own(batteries: Path) -> None:
+    base = plugins.metrics["quantus/PixelFlipping"]
+    found = battery.asked(file(batteries=("pair-1",)), "here")[2].metric()
+    assert found.score is base.score
+    assert found.params == {**base.params, "baseline": "white"}
+    assert found.title == f"{base.title} (baseline white)"
+
+
+def test_a_suite_overrides_one_parameter_of_a_battery_and_the_board_is_told(
+    batteries: Path,
+) -> None:
+    same = file(batteries=("pair-1",))
+    other = file(batteries=("pair-1",), metric={"quantus/PixelFlipping": {"steps": 8}})
+    facts = [battery.facts(one, [ask.metric() for ask in battery.asked(one, "here")])[0]
+             for one in (same, other)]
+    assert [one["changed"] for one in facts] == [[], ["quantus/PixelFlipping"]]
+    assert facts[0]["digest"] == facts[1]["digest"]
+
+
+def test_a_metric_that_a_suite_and_a_battery_name_is_asked_for_once(batteries: Path) -> None:
+    asked = battery.asked(file(metrics=("accuracy",), batteries=("pair-1",)), "here")
+    assert [ask.name for ask in asked].count("accuracy") == 1
+
+
+def test_an_unknown_battery_is_told(batteries: Path) -> None:
+    with pytest.raises(HeatproofError, match="did you mean 'pair-1'"):
+        battery.asked(file(batteries=("pair-2",)), "here")
+
+
+def test_a_refused_metric_is_told_with_its_defect_and_runs_only_by_force(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(plugins.metrics, "things", dict(plugins.metrics.things))
+    monkeypatch.setattr(plugins.metrics, "origins", dict(plugins.metrics.origins))
+    metric("vacuous", title="Vacuous", family="complexity", better="higher",
+           defect="it says 1 of everything.")(lambda explained: None)  # type: ignore[arg-type,return-value]
+    with pytest.raises(HeatproofError, match=r"it says 1 of everything\..*force = true"):
+        battery.asked(file(metrics=("vacuous",)), "here")
+    (ask,) = battery.asked(
+        file(metrics=("vacuous",), metric={"vacuous": {"force": True}}), "here")
+    assert ask.metric().defect
+
+
+def test_a_suite_without_a_metric_is_refused(tiny: Path) -> None:
+    lines = tiny.read_text().splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("metrics"))
+    end = next(i for i, line in enumerate(lines[start:], start) if line.rstrip().endswith("]"))
+    text = "\n".join([*lines[:start], *lines[end + 1:]])
+    tiny.write_text(text[:text.index("[metric")] + text[text.index("[dataset"):])
+    with pytest.raises(HeatproofError, match="neither metrics nor batteries"):
+        suite.read(str(tiny))
+
+
+@pytest.mark.parametrize("name", list(battery.batteries()))
+def test_every_battery_names_metrics_that_exist(name: str) -> None:
+    found = [ask.metric() for ask in battery.asked(file(batteries=(name,)), name)]
+    assert found
+    assert not [one.name for one in found if one.defect]
