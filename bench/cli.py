@@ -55,13 +55,14 @@ def _load(extra: list[str] | None) -> list[str]:
 
 @app.command("list")
 def list_(
-    what: Annotated[str, typer.Argument(help="methods, datasets, metrics or suites")] = "",
+    what: Annotated[str, typer.Argument(
+        help="methods, datasets, metrics, batteries or suites")] = "",
     plugin: Plugin = None,
 ) -> None:
-    """Lists what is there: methods, datasets, metrics, suites."""
+    """Lists what is there: methods, datasets, metrics, batteries, suites."""
     from bench.core import unknown
 
-    kinds = ("methods", "datasets", "metrics", "suites")
+    kinds = ("methods", "datasets", "metrics", "batteries", "suites")
     if what and what not in kinds:
         raise unknown("list", what, kinds)
     _load(plugin)
@@ -72,7 +73,7 @@ def list_(
 def _table(kind: str) -> object:
     from rich.table import Table
 
-    from bench import data, plugins, suite
+    from bench import battery, data, plugins, suite
 
     table = Table(title=kind, title_justify="left", box=None, pad_edge=False, header_style="bold")
     if kind == "methods":
@@ -85,17 +86,22 @@ def _table(kind: str) -> object:
         rows = [(c.name, c.title, str(len(c.classes)), "×".join(map(str, c.image)), c.truth,
                  c.licence) for c in cards]
     elif kind == "metrics":
-        heads = ("name", "title", "family", "better", "needs", "parameters")
-        rows = [(n, m.title, m.family, m.better, ", ".join(m.needs),
-                 ", ".join(f"{k}={v}" for k, v in m.params.items()))
-                for n, m in plugins.metrics.items()]
+        heads = ("name", "title", "track", "family", "better", "needs", "passes a sample")
+        tracks = list(dict.fromkeys(["proven", *(m.track for m in plugins.metrics.values())]))
+        rows = [(m.name, m.title, "refused" if m.defect else m.track, m.family, m.better,
+                 ", ".join(m.needs), m.passes)
+                for m in sorted(plugins.metrics.values(), key=lambda m: tracks.index(m.track))]
+    elif kind == "batteries":
+        heads = ("name", "title", "", "", "", "metrics")
+        rows = [(n, b.title, "", "", "", ", ".join(b.metrics))
+                for n, b in ((n, battery.read(n)) for n in battery.batteries())]
     else:
         from bench.core import read_toml
         heads = ("name", "title", "", "", "", "data sets")
         rows = [(n, str(t["title"]), "", "", "", ", ".join(t["dataset"]))
                 for n, t in ((n, read_toml(p)) for n, p in suite.suites().items())]
-    for head in heads:
-        table.add_column(head, overflow="fold")
+    for place, head in enumerate(heads):
+        table.add_column(head, overflow="fold", no_wrap=place == 0)
     for row in rows:
         table.add_row(*map(escape, row))
     return table
