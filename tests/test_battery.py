@@ -24,12 +24,12 @@ def batteries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "pair-1.toml").write_text("""
 title = "A pair"
 about = "Two metrics."
-metrics = ["accuracy", "quantus/PixelFlipping", "flipping-white"]
-[metric."quantus/PixelFlipping"]
+metrics = ["accuracy", "pixel-flipping", "flipping-blur"]
+[metric."pixel-flipping"]
 steps = 16
-[metric."flipping-white"]
-metric = "quantus/PixelFlipping"
-baseline = "white"
+[metric."flipping-blur"]
+metric = "pixel-flipping"
+operator = "blur"
 """)
     monkeypatch.setattr(battery, "FOLDER", tmp_path)
     return tmp_path
@@ -37,26 +37,26 @@ baseline = "white"
 
 def test_a_battery_brings_its_metrics_and_their_parameters(batteries: Path) -> None:
     found = [ask.metric() for ask in battery.asked(file(batteries=("pair-1",)), "here")]
-    assert [one.name for one in found] == ["accuracy", "quantus/PixelFlipping", "flipping-white"]
-    assert [one.params.get("steps") for one in found] == [None, 16, 32]
+    assert [one.name for one in found] == ["accuracy", "pixel-flipping", "flipping-blur"]
+    assert [one.params.get("steps") for one in found] == [None, 16, 64]
 
 
 def test_a_variant_is_the_same_metric_under_a_name_and_a_title_of_its_own(batteries: Path) -> None:
-    base = plugins.metrics["quantus/PixelFlipping"]
+    base = plugins.metrics["pixel-flipping"]
     found = battery.asked(file(batteries=("pair-1",)), "here")[2].metric()
     assert found.score is base.score
-    assert found.params == {**base.params, "baseline": "white"}
-    assert found.title == f"{base.title} (baseline white)"
+    assert found.params == {**base.params, "operator": "blur"}
+    assert found.title == f"{base.title} (operator blur)"
 
 
 def test_a_suite_overrides_one_parameter_of_a_battery_and_the_board_is_told(
     batteries: Path,
 ) -> None:
     same = file(batteries=("pair-1",))
-    other = file(batteries=("pair-1",), metric={"quantus/PixelFlipping": {"steps": 8}})
+    other = file(batteries=("pair-1",), metric={"pixel-flipping": {"steps": 8}})
     facts = [battery.facts(one, [ask.metric() for ask in battery.asked(one, "here")])[0]
              for one in (same, other)]
-    assert [one["changed"] for one in facts] == [[], ["quantus/PixelFlipping"]]
+    assert [one["changed"] for one in facts] == [[], ["pixel-flipping"]]
     assert facts[0]["digest"] == facts[1]["digest"]
 
 
