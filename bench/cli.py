@@ -15,6 +15,7 @@ from rich.markup import escape
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from bench.measure import Metric
     from bench.run import Outcome
     from bench.spec import RunSpec
     from bench.suite import Suite
@@ -76,6 +77,8 @@ def _table(kind: str) -> object:
     from bench import battery, data, plugins, suite
 
     table = Table(title=kind, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    heads: tuple[str, ...]
+    rows: list[tuple[str, ...]]
     if kind == "methods":
         heads = ("name", "title", "family", "trains", "signed", "source")
         rows = [(n, m.title, m.family, "yes" if m.trains() else "", "yes" if m.signed else "",
@@ -92,13 +95,13 @@ def _table(kind: str) -> object:
                  ", ".join(m.needs), m.passes)
                 for m in sorted(plugins.metrics.values(), key=lambda m: tracks.index(m.track))]
     elif kind == "batteries":
-        heads = ("name", "title", "", "", "", "metrics")
-        rows = [(n, b.title, "", "", "", ", ".join(b.metrics))
+        heads = ("name", "title", "metrics")
+        rows = [(n, b.title, ", ".join(b.metrics))
                 for n, b in ((n, battery.read(n)) for n in battery.batteries())]
     else:
         from bench.core import read_toml
-        heads = ("name", "title", "", "", "", "data sets")
-        rows = [(n, str(t["title"]), "", "", "", ", ".join(t["dataset"]))
+        heads = ("name", "title", "data sets")
+        rows = [(n, str(t["title"]), ", ".join(t["dataset"]))
                 for n, t in ((n, read_toml(p)) for n, p in suite.suites().items())]
     for place, head in enumerate(heads):
         table.add_column(head, overflow="fold", no_wrap=place == 0)
@@ -265,21 +268,113 @@ def publish(
 
 @app.command()
 def check(
-    name: Annotated[str, typer.Argument(help="A method, data set, metric or suite.")],
+    name: Annotated[str, typer.Argument(
+        help="A method, data set, metric or suite; or 'metrics', 'mutants': all metrics.")],
+    track: Annotated[str, typer.Option(help="Of all metrics, those of this track.")] = "",
     plugin: Plugin = None,
 ) -> None:
-    """Puts a method, data set, metric or suite through its contract."""
-    _load(plugin)
-    from bench import testing
+    """Puts a method, data set, metric or suite through its contract.
 
+    'metrics' proves every metric on known answers; 'mutants' plants bugs in every metric, which the
+    proof has to find.
+    """
+    _load(plugin)
+    from bench import plugins, testing
+
+    if name in ("metrics", "mutants"):
+        sound = (_proofs if name == "metrics" else _mutants)(_of_track(track))
+        raise typer.Exit(0 if sound else 1)
+    metric = plugins.metrics.get(name)
+    if metric:
+        _card(metric)
     with err.status(f"checking {name}"):
         findings = testing.check(name)
     for finding in findings:
         mark = "[green]ok[/]  " if finding.ok else "[red]FAIL[/]"
         found = f" [dim]({escape(finding.found)})[/]" if finding.found else ""
         out.print(f"{mark} {escape(finding.name)}: {escape(finding.expected)}{found}")
-    if not all(finding.ok for finding in findings):
+    if not all(finding.ok for finding in findings) and not (metric and metric.defect):
         raise typer.Exit(1)
+
+
+def _of_track(track: str) -> list[Metric]:
+    from bench import plugins
+    from bench.core import unknown
+
+    tracks = {metric.track for metric in plugins.metrics.values()}
+    if track and track not in tracks:
+        raise unknown("track", track, tracks)
+    return [metric for metric in plugins.metrics.values() if track in ("", metric.track)]
+
+
+def _card(metric: Metric) -> None:
+    """A metric's card, as its proof precedes it."""
+    from rich.table import Table
+
+    table = Table(title=f"{metric.title} ({metric.name})", title_justify="left", box=None,
+                  show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    rows = {"about": metric.about, "formula": metric.formula,
+            "better": metric.better, "range": f"{metric.range} {metric.units}".strip(),
+            "track, family": f"{metric.track}, {metric.family}",
+            "parameters": ", ".join(f"{k}={v}" for k, v in metric.params.items()),
+            "cost a sample": metric.passes, "paper": metric.paper, "version": metric.version,
+            "departs from Quantus": "\n".join(metric.departures), "refused": metric.defect}
+    for head, text in rows.items():
+        if text:
+            table.add_row(head, escape(text))
+    out.print(table)
+
+
+def _proofs(metrics: Sequence[Metric]) -> bool:
+    """The badges of metrics; whether all that are not refused are proven."""
+    from rich.progress import track
+    from rich.table import Table
+
+    from bench.proofs import proof
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for head in ("metric", "track", "family", "badge", "what failed, or the defect"):
+        table.add_column(head, overflow="fold")
+    counts = {"proven": 0, "failed": 0, "refused": 0}
+    for metric in track(metrics, "proving", console=err, transient=True):
+        found = proof(metric)
+        counts[found["badge"]] += 1
+        share = f"{found['passed']}/{found['of']}"
+        badge = {"proven": f"[green]proven {share}[/]", "failed": f"[red]FAILED {share}[/]",
+                 "refused": "[yellow]refused[/]"}[found["badge"]]
+        table.add_row(escape(metric.name), metric.track, metric.family, badge,
+                      escape("\n".join(found["failed"])))
+    out.print(table)
+    out.print(f"{len(metrics)} metrics: " + ", ".join(f"{n} {b}" for b, n in counts.items()))
+    return not counts["failed"]
+
+
+def _mutants(metrics: Sequence[Metric]) -> bool:
+    """Which planted bugs are found in which metrics; whether all that can be found are."""
+    from rich.progress import track
+    from rich.table import Table
+
+    from bench.metrics.mutants import MUTANTS
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for head in ("metric", *(mutant.name for mutant in MUTANTS)):
+        table.add_column(head, overflow="fold")
+    missed = 0
+    sound = [metric for metric in metrics if not metric.defect]
+    for metric in track(sound, "planting bugs", console=err, transient=True):
+        row = []
+        for mutant in MUTANTS:
+            spared = mutant.spared(metric)
+            caught = "" if spared else mutant.caught(metric)
+            missed += not spared and not caught
+            row.append(f"[dim]none: {escape(spared)}[/]" if spared else
+                       f"[green]{escape(caught)}[/]" if caught else "[red]MISSED[/]")
+        table.add_row(escape(metric.name), *row)
+    out.print(table)
+    out.print(f"{len(MUTANTS)} bugs in {len(sound)} metrics, {missed} missed")
+    return not missed
 
 
 def main() -> None:

@@ -22,7 +22,16 @@ from typing import Any
 from bench import data, nets, plugins
 from bench.battery import Ask
 from bench.core import HeatproofError
-from bench.results import Folder, check_protocol, write_plan
+from bench.proofs import proof
+from bench.results import (
+    Folder,
+    check_protocol,
+    has_proof,
+    identity,
+    proof_path,
+    write_plan,
+    write_proof,
+)
 from bench.run import Outcome, Place, fit, run
 from bench.spec import RunSpec
 from bench.store import Cache
@@ -80,12 +89,24 @@ def execute(
             yield Outcome(spec.cell, "finished before")
         else:
             todo.append(spec)
-    if not todo:
+    unproven = [ask for ask in suite.asked if not has_proof(
+        proof_path(settings.out, suite.name, ask.name), ask.metric())]
+    if not todo and not unproven:
         return
     if settings.jobs == 1:
+        _compute_alike()
+        for ask in unproven:
+            report((ask.name, "prove", 0, 1))
+            _prove(suite.name, ask, settings.out)
         yield from _here(suite, todo, settings, report)
     else:
-        yield from _pooled(suite, todo, settings, report)
+        yield from _pooled(suite, todo, unproven, settings, report)
+
+
+def _prove(suite: str, ask: Ask, out: Path) -> None:
+    """Puts one metric, with its parameters, through the lab of known answers, for the board."""
+    metric = ask.metric()
+    write_proof(proof_path(out, suite, ask.name), {"metric": identity(metric), **proof(metric)})
 
 
 @dataclass(frozen=True)
@@ -113,7 +134,6 @@ def _models(specs: Sequence[RunSpec]) -> dict[str, _Model]:
 def _here(
     suite: Suite, todo: Sequence[RunSpec], settings: Settings, report: Callable[[Event], None],
 ) -> Iterator[Outcome]:
-    _compute_alike()
     place = Place(settings.out, Cache(), settings.device)
     failed: dict[str, Outcome] = {}
     for name, model in _models(todo).items():
@@ -148,7 +168,8 @@ def _blamed(spec: RunSpec, fitted: Outcome) -> Outcome:
 
 
 def _pooled(
-    suite: Suite, todo: Sequence[RunSpec], settings: Settings, report: Callable[[Event], None],
+    suite: Suite, todo: Sequence[RunSpec], unproven: Sequence[Ask], settings: Settings,
+    report: Callable[[Event], None],
 ) -> Iterator[Outcome]:
     context = _context()
     events: Any = context.Queue()
@@ -156,13 +177,15 @@ def _pooled(
     asked = {ask.name: ask for ask in suite.asked}
     wanted = {name: [asked[metric.name] for metric in suite.metrics_of(name)]
               for name in suite.cards}
-    workers = min(settings.jobs, len(todo))
+    workers = min(settings.jobs, len(todo) + len(unproven))
     pool = ProcessPoolExecutor(
         workers, context, initializer=_start,
         initargs=(settings, events, dict(os.environ)))
-    waiting: dict[Future[Outcome], tuple[str, RunSpec]] = {
+    waiting: dict[Future[Outcome | None], tuple[str, RunSpec | None]] = {
         pool.submit(_fit, model.spec): ("fit", model.spec)
         for model in models.values() if model.spec.base is None}
+    waiting |= {pool.submit(_prove, suite.name, ask, settings.out): ("prove", None)
+                for ask in unproven}
     try:
         while waiting:
             done, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
@@ -172,6 +195,8 @@ def _pooled(
             for future in done:
                 kind, spec = waiting.pop(future)
                 outcome = future.result()
+                if spec is None or outcome is None:
+                    continue
                 if kind == "run":
                     yield outcome
                 elif outcome.failures:

@@ -50,6 +50,7 @@ PROOF = {
     "passed": "how many known answers it gave",
     "of": "how many it was asked for",
     "failed": "a line for each that it did not give",
+    "findings": "list of {name, expected, found, ok}: every known answer",
 }
 RUN = {
     "spec": "the frozen RunSpec with its ids",

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from bench.core import PLAIN, Card, number_from
-from bench.measure import Metric, Scores
-from bench.results import Folder, write_plan
+from bench.measure import GAUGE, Metric, Scores
+from bench.results import Folder, identity, proof_path, write_plan, write_proof
 from bench.spec import Backbone, Contestant, Recipe, RunSpec
 
 HOSTILE = 'Grad<script>alert("x")</script>_CAM & 100% | é #1 $m_i$ \\evil{} ~^'
@@ -32,20 +32,53 @@ CONTESTANTS = {
 """twin and edges share one truth; partial lacks a seed; foreign is unsupported; softcam-lasso is
 SoftCAM with other train parameters."""
 
+LADDER, PERCENTAGES = [2, 4, 8, 16], [25, 50, 75, 100]
+
+SWAPPED = {"gradcam": "gradcam@softcam", "gradcam@softcam": "gradcam"}
+"""On the Quantus track each of the two is worth what the other is."""
+
+BLURRED = ("softcam", "softcam-lasso", "gradcam", "twin")
+"""A blurred copy of their maps scores better."""
+
 METRICS = (
-    Metric("pixel-flipping", "Pixel Flipping", "faithfulness", "lower", len, track="quantus",
-           params={"features_in_step": 16}, about="Area under the probability curve while the "
-           "highest pixels are removed first.", paper="arXiv:1509.06321"),
+    Metric("pixel-flipping", "Pixel Flipping", "faithfulness", "lower", len,
+           params={"operator": "mean", "steps": 4}, formula="1/(K+1) · Σₖ pₖ", range="0 to 1",
+           units="probability", passes="steps + 1 forward", about="Area under the probability "
+           "curve while the highest pixels are removed first.", paper="arXiv:1509.06321",
+           departures=("The curve starts at the untouched image <b>.",), holds=("batch",)),
     Metric("correlation", "Faithfulness Correlation", "faithfulness", "higher", len,
-           track="quantus", about="Correlation of attributed and actual effect of random subsets.",
+           about="Correlation of attributed and actual effect of random subsets.",
            paper="https://arxiv.org/abs/2005.00631"),
     Metric("pointing", "Pointing Game", "localisation", "higher", len, needs=("mask",),
-           track="quantus", about="Whether the highest pixel lies in the mask."),
+           about="Whether the highest pixel lies in the mask."),
     Metric("dice", "Dice", "segmentation", "higher", len, needs=("mask",),
            about="Overlap of the thresholded map and the mask."),
+    Metric("mprt", "Model Parameter Randomisation", "randomisation", "lower", len,
+           needs=("explain", "randomise"), about="Similarity to the map of a random network."),
+    Metric("quantus/PixelFlipping", "Pixel Flipping", "faithfulness", "lower", len,
+           track="quantus", params={"features_in_step": 16}),
+    Metric("quantus/FaithfulnessCorrelation", "Faithfulness Correlation", "faithfulness", "higher",
+           len, track="quantus"),
+    Metric("quantus/PointingGame", "Pointing Game", "localisation", "higher", len,
+           needs=("mask",), track="quantus"),
+    Metric("quantus/Completeness", "Completeness", "axiomatic", "higher", len, track="quantus",
+           defect="asks for exact equality of floats: <i>every</i> map scores 0."),
+    Metric("fair/pointing", "Pointing Game, resolution-fair", "localisation", "higher", len,
+           needs=("mask",), track="fair", params={"grid": 4, "ladder": LADDER}),
+    Metric("ceiling/pointing", "Pointing Game: the mask at this resolution", GAUGE, "higher", len,
+           needs=("mask",)),
+    Metric("ood/mean", "Out of distribution: channel means", GAUGE, "lower", len,
+           params={"percentages": PERCENTAGES}),
+    Metric("data-processing/pixel-flipping", "Pixel Flipping of blurred maps", GAUGE, "lower", len,
+           params={"sigmas": [1 / 64, 1 / 32, 1 / 16, 1 / 8]}),
     Metric("accuracy", "Accuracy", "classifier", "higher", len,
            about="Whether the network is right."),
 )
+
+MASKED = tuple(metric.name for metric in METRICS if "mask" in metric.needs)
+PROOFS = {"pixel-flipping": ("proven", 24, ()), "correlation": ("failed", 22, (
+    "RGB: oracle 0.20, random 0.31, inverse 0.10", "a sample depends on its <batch>")),
+    "quantus/Completeness": ("refused", 0, ("asks for exact equality of floats.",))}
 
 CARDS = (
     Card("shapes", "Shapes <b>& squares</b>", "planted", ("square", "disc", "tri<i>angle"),
@@ -62,6 +95,34 @@ def value(metric, truth, image, seed, noise):
     """Samples of one metric whose mean is known: `truth`, turned round where lower is better."""
     mean = truth + image + seed + noise
     return 1 - mean if metric.better == "lower" else mean
+
+
+def scores(metric, name, image, seed, noise, right, network):
+    """One metric's samples and curve; see the table of what each contestant is worth."""
+    truth, ones = CONTESTANTS[name][2], np.ones(len(image))
+    numbers, curve = value(metric, truth, image, seed, noise), None
+    if metric.track == "quantus" and name in SWAPPED:
+        numbers = value(metric, CONTESTANTS[SWAPPED[name]][2], image, seed, noise)
+    if metric.family == "classifier":
+        numbers = right.astype(float)
+    elif metric.family == "randomisation":
+        numbers = {"gradcam@softcam": 1 + noise, "softcam": 0.2 + noise}.get(name, 0.7 + noise)
+        if CONTESTANTS[name][1] == "control" or name == "twin":
+            numbers = ones
+    elif metric.name == "pixel-flipping":
+        curve = np.linspace(1, 2 * numbers - 1, 5, axis=1)
+    elif metric.name.startswith("fair/"):
+        curve = np.outer(numbers, (1.5, 1.25, 1.0, np.nan))
+    elif metric.name.startswith("ceiling/"):
+        numbers = 0.9 * ones
+    elif metric.name.startswith("ood/"):
+        curve = np.outer(network.normal(0.4, 0.02, len(image)), PERCENTAGES) / 100
+        numbers = curve.mean(1)
+    elif metric.name.startswith("data-processing/"):
+        gain = 0.05 if name in BLURRED else -0.05
+        curve = noise[:, None] / 5 + np.array((-0.05, -0.05, 0.0, gain))
+        numbers = curve.max(1)
+    return numbers, curve
 
 
 def about(name):
@@ -92,7 +153,7 @@ def build(out: Path, *, images: int = 24, seeds: int = 3, measured: float = 1.5)
     recipe, backbone = Recipe(epochs=1), Backbone("resnet10t", stem="small")
     runs, skipped = [], [
         *({"dataset": "letters", "contestant": None, "metric": metric,
-           "reason": "letters has no masks"} for metric in ("pointing", "dice")),
+           "reason": "letters has no masks"} for metric in MASKED),
         {"dataset": "letters", "contestant": "oracle", "metric": None,
          "reason": "oracle needs a mask and letters has none"}]
     facts = {card.name: {**asdict(card), "fingerprint": card.fingerprint} for card in CARDS}
@@ -100,7 +161,7 @@ def build(out: Path, *, images: int = 24, seeds: int = 3, measured: float = 1.5)
         keys = [f"{card.name}-{i:03d}" for i in range(images)]
         common = np.random.default_rng(number_from(card.name)).normal(0, 0.1, images)
         labels = np.arange(images) % len(card.classes)
-        for name, (_, _, truth, signed) in CONTESTANTS.items():
+        for name, (_, _, _, signed) in CONTESTANTS.items():
             if (card.name, name) == ("letters", "oracle"):
                 continue
             who = about(name)
@@ -124,13 +185,12 @@ def build(out: Path, *, images: int = 24, seeds: int = 3, measured: float = 1.5)
                 predictions = np.where(right, labels, (labels + 1) % len(card.classes))
                 for metric in metrics:
                     noise = generator.normal(0, 0.05, images)
-                    numbers = value(metric, truth, common, (seed - 1) * 0.005, noise)
-                    if metric.family == "classifier":
-                        numbers = right.astype(float)
+                    numbers, curve = scores(metric, name, common, (seed - 1) * 0.005, noise, right,
+                                            network)
                     reasons = [None] * images
-                    if name == "gradcam" and metric.name == "pointing":
+                    if (name, metric.name) == ("gradcam", "pointing"):
                         numbers[:3], reasons[:3] = np.nan, ["constant map"] * 3
-                    folder.write_scores(metric, keys, Scores(numbers, tuple(reasons)))
+                    folder.write_scores(metric, keys, Scores(numbers, tuple(reasons), curve))
                 if not unsupported:
                     folder.write_samples({
                         "key": keys, "label": labels, "group": [""] * images,
@@ -152,7 +212,18 @@ def build(out: Path, *, images: int = 24, seeds: int = 3, measured: float = 1.5)
         "suite": "synthetic", "title": "Synthetic <em>suite</em>", "protocol": "1", "runs": runs,
         "contestants": {name: about(name) for name in CONTESTANTS},
         "metrics": [metric.facts() for metric in METRICS], "datasets": facts, "skipped": skipped,
-        "batteries": []})
+        "batteries": [{
+            "name": "synthetic-1", "title": "Synthetic battery", "digest": "abc123def456",
+            "metrics": ["pixel-flipping", "correlation"], "changed": ["pixel-flipping"]}]})
+    for metric in METRICS:
+        if metric.name in PROOFS:
+            badge, passed, failed = PROOFS[metric.name]
+            asked = 24 * (badge != "refused")
+            write_proof(proof_path(out, "synthetic", metric.name), {
+                "metric": identity(metric), "key": "k", "badge": badge, "passed": passed,
+                "of": asked, "failed": list(failed), "findings": [
+                    {"name": f"order, answer {i}", "expected": "oracle > random > inverse",
+                     "found": "0.9 > 0.5 > <0.1>", "ok": i < passed} for i in range(asked)]})
     return out / "synthetic"
 
 

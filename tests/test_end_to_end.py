@@ -57,7 +57,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_text: str) -> Path:
 
 def test_a_run_writes_what_the_schema_says(finished: Path) -> None:
     found = results.read(finished / "out" / "tiny")
-    assert set(found.plan) == set(results.PLAN)
+    assert set(found.plan) == {*results.PLAN, "proofs"}
+    assert {name: proof["badge"] for name, proof in found.plan["proofs"].items()} == dict.fromkeys(
+        ["accuracy", "quantus/PixelFlipping", "quantus/PointingGame", "quantus/MPRT"], "proven")
     assert list(found.samples.columns[:7]) == results.SAMPLES.names
     assert set(found.scores["metric"]) == {
         "accuracy", "quantus/PixelFlipping", "quantus/PointingGame", "quantus/MPRT"}

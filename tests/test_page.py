@@ -17,11 +17,11 @@ from PIL import Image
 
 from bench import board, page, results, store
 from bench.core import HeatproofError
-from bench.page import gallery, tables, terminal, view
+from bench.page import cards, gallery, tables, terminal, view
 
 synthetic = runpy.run_path(str(Path(__file__).with_name("synthetic.py")))
 HOSTILE = synthetic["HOSTILE"]
-VOID = {"meta", "link", "img", "br", "wbr", "hr", "input", "line", "circle"}
+VOID = {"meta", "link", "img", "br", "wbr", "hr", "input", "line", "circle", "polyline"}
 
 
 class Reader(html.parser.HTMLParser):
@@ -128,9 +128,11 @@ def test_two_contestants_of_one_title_are_told_apart_by_their_names(ranked, inde
     assert "Twin of edges" in labels
     assert {"SoftCAM (softcam)", "SoftCAM (softcam-lasso)"} <= set(read.words)
     assert {"lasso = 0.0", "lasso = 0.01", "relu = False"} <= set(read.words)
-    folder = index.parent / "tables"
-    assert "SoftCAM (softcam-lasso) &" in (folder / "shapes.tex").read_text(encoding="utf-8")
-    assert "| SoftCAM (softcam-lasso) |" in (folder / "shapes.md").read_text(encoding="utf-8")
+    latex, markdown = (
+        (index.parent / "tables" / f"shapes-proven.{suffix}").read_text(encoding="utf-8")
+        for suffix in ("tex", "md"))
+    assert "SoftCAM (softcam-lasso) &" in latex
+    assert "| SoftCAM (softcam-lasso) |" in markdown
 
 
 def test_a_parameter_that_differs_between_data_sets_is_shown_for_each(found, ranked):
@@ -143,15 +145,14 @@ def test_a_parameter_that_differs_between_data_sets_is_shown_for_each(found, ran
 
 
 def test_families_stand_in_the_order_of_the_suite(ranked, index, read):
-    heads = [word for word in read.words
-             if word.strip() in ("faithfulness", "localisation", "segmentation")]
-    assert [word.strip() for word in heads[:3]] == ["faithfulness", "localisation", "segmentation"]
+    families = ["faithfulness", "localisation", "segmentation", "randomisation"]
+    heads = [word.strip() for word in read.words if word.strip() in families]
+    assert heads[:4] == families
     assert (index.parent / "plots" / "proven-segmentation.svg").is_file()
     shapes, letters = terminal.tables(ranked)
-    assert [column.header for column in shapes.columns] == [
-        "contestant", "accuracy", "faithfulness", "localisation", "segmentation (proven)"]
+    assert [column.header for column in shapes.columns] == ["contestant", "accuracy", *families]
     assert [column.header for column in letters.columns] == [
-        "contestant", "accuracy", "faithfulness"]
+        "contestant", "accuracy", "faithfulness", "randomisation"]
 
 
 def section(text, start, end):
@@ -166,7 +167,7 @@ def test_the_page_shows_how_each_map_adds_up(index):
     assert "partial sum = probability ✓ 2.4e−7" in shown
     assert "5 others – – –" in shown
     assert "Does not add up" not in index.read_text(encoding="utf-8")
-    text = (index.parent / "tables" / "letters.md").read_text(encoding="utf-8")
+    text = (index.parent / "tables" / "letters-proven.md").read_text(encoding="utf-8")
     assert "softcam-lasso (mean = logit, off by at most 3.6e−7)" in text
     assert "Warning" not in text
     with (index.parent / "tables" / "additivity.csv").open(encoding="utf-8", newline="") as file:
@@ -194,7 +195,7 @@ def test_a_map_that_does_not_add_up_as_declared_is_a_visible_warning(tmp_path, u
     shown = section(text, "Do the maps add up", " Name softcam ")
     assert "logit ≠ 0.21 , does not hold ≠ not finite" in shown
     assert "**Warning**: SoftCAM (softcam) on shapes" in (
-        index.parent / "tables" / "shapes.md").read_text(encoding="utf-8")
+        index.parent / "tables" / "shapes-proven.md").read_text(encoding="utf-8")
     captions = [table.caption for table in terminal.tables(ranked)]
     assert "deviation is 0.21" in captions[0]
     assert "deviation is not finite" in captions[1]
@@ -297,7 +298,7 @@ def test_a_suite_of_which_nothing_could_be_explained_has_a_page(tmp_path, undraw
 
 
 def test_latex_has_booktabs_bold_and_escaped_names(index):
-    text = (index.parent / "tables" / "shapes.tex").read_text(encoding="utf-8")
+    text = (index.parent / "tables" / "shapes-proven.tex").read_text(encoding="utf-8")
     for command in ("\\toprule", "\\midrule", "\\bottomrule", "\\textbf{0.", "\\uparrow"):
         assert command in text
     assert "\\_CAM \\& 100\\% | é \\#1 \\$m\\_i\\$ \\textbackslash{}evil\\{\\}" in text
@@ -309,9 +310,9 @@ def test_latex_has_booktabs_bold_and_escaped_names(index):
 
 
 def test_markdown_rows_have_as_many_cells_as_the_head(index):
-    lines = (index.parent / "tables" / "shapes.md").read_text(encoding="utf-8").splitlines()
+    lines = (index.parent / "tables" / "shapes-proven.md").read_text(encoding="utf-8").splitlines()
     table = [line for line in lines if line.startswith("|")]
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {8}
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {8}  # 5 metrics
     assert "<script>" not in "".join(lines)
 
 
@@ -361,7 +362,7 @@ def test_large_images_are_reduced_and_the_outline_follows_the_mask():
     ("arXiv:1610.02391", "https://arxiv.org/abs/1610.02391"),
     ("Bach et al., https://doi.org/10.1371/x.", "https://doi.org/10.1371/x")])
 def test_only_web_addresses_become_links(text, address):
-    assert view.link(text) == address
+    assert cards.link(text) == address
 
 
 def test_names_become_safe_file_names():
