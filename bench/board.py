@@ -8,25 +8,34 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 
-from bench import stats
+from bench import checks, stats, verdicts
+from bench.measure import GAUGE
 from bench.panel import Panel
 from bench.results import Results
+from bench.verdicts import CLASSIFIER, is_compared, is_ranked
 
-CLASSIFIER = "classifier"
-"""The family of metrics that measure the network; its ranks are the networks', without verdict."""
+PROVEN, QUANTUS = "proven", "quantus"
+"""The track that ranks by default, and the one beside it."""
 
-BEATS, UNSURE, WORSE, NONE = (
-    "beats every control", "not told apart from", "worse than", "no control to compare with")
+_ESTIMATE = ("dataset", "contestant", "metric", "family", "track", "better", "mean", "low", "high",
+             "n_images", "n_seeds", "n_nan", "rank", "rank_low", "rank_high", "complete")
 
 COLUMNS = {
-    "estimates": ("dataset", "contestant", "metric", "family", "track", "better", "mean", "low",
-                  "high", "n_images", "n_seeds", "n_nan", "rank", "rank_low", "rank_high",
-                  "complete"),
+    "estimates": _ESTIMATE,
+    "common": _ESTIMATE,
+    "subset": ("dataset", "seed", "n_right", "n_images"),
     "families": ("dataset", "track", "family", "contestant", "mean_rank", "rank", "rank_low",
                  "rank_high", "n_metrics"),
     "differences": ("dataset", "metric", "contestant", "control", "mean", "low", "high", "reads"),
     "verdicts": ("dataset", "track", "family", "contestant", "verdict", "against", "metric",
                  "detail"),
+    "sanity": ("dataset", "metric", "contestant", "verdict", "against", "detail"),
+    "tracks": ("dataset", "family", "tau", "n_contestants", "n_swaps"),
+    "swaps": ("dataset", "family", "above", "below", "sure"),
+    "processing": ("dataset", "metric", "contestant", "kernel", "mean", "low", "high", "flagged"),
+    "gauges": ("dataset", "metric", "contestant", "grid", "mean", "low", "high", "n_images",
+               "n_nan"),
+    "curves": ("dataset", "metric", "contestant", "axis", "at", "mean", "low", "high", "n_images"),
     "effects": ("dataset", "metric", "effect", "minuend", "subtrahend", "mean", "low", "high",
                 "reads"),
     "additivity": ("dataset", "contestant", "declared", "largest", "tolerance", "holds", "n_runs"),
@@ -46,28 +55,48 @@ class Board:
 
     estimates: a row for each contestant, metric and data set, also those without a number.
     `low` and `high` are 95 % intervals; `rank` is NaN for what is not ranked (ceilings, what is
-    incomplete, means that do not exist). families: the mean of the ranks in a family's metrics,
-    ranked in turn. differences: each contestant minus each control, paired. verdicts: for each
-    contestant, family and data set. effects: "model" (X@T − X@twin: what the training of T does,
-    seen by a post-hoc explainer X) and "explanation" (T − X@T: what T's own map adds on the same
-    network). `reads` is "better", "worse" or "not told apart", with the metric's direction in
-    mind. additivity: how the maps of all `n_runs` runs that explained add up to the output;
-    `largest` is the largest deviation in any of them, NaN where none is declared or it is not
-    finite, and `holds` is None where none is declared.
+    incomplete, means that do not exist, randomisation checks, a metric with a defect). Gauges are
+    not among them.
+    common: the same on the images of each seed that the networks of all ranked contestants
+    classify right; subset: how many those are.
+    families: the mean of the ranks in a family's metrics, ranked in turn. differences: each
+    contestant minus each control, paired. verdicts: for each contestant, family and data set; of
+    the randomisation family "passes", "fails: ..." or "not told apart from ...", and sanity says
+    it of each check by itself. tracks, swaps: see checks.tracks.
+    processing: what blurred copies gain over the map itself; `flagged` where the interval lies
+    above 0. gauges: what is measured of operators (`contestant` is the first that explains the
+    network) and of truths (at the `grid` of the contestant's maps). curves: means along an axis.
+    effects: "model" (X@T − X@twin: what the training of T does, seen by a post-hoc explainer X)
+    and "explanation" (T − X@T: what T's own map adds on the same network). `reads` is "better",
+    "worse" or "not told apart", with the metric's direction in mind.
+    additivity: how the maps of all `n_runs` runs that explained add up to the output; `largest` is
+    the largest deviation in any of them, NaN where none is declared or it is not finite, and
+    `holds` is None where none is declared.
     missing: `kind` is "skipped", "unsupported" or "not run"; a seed or metric of None means all.
-    contestants: facts by name, in the plan's order. resampled: data set -> the levels of its
-    bootstrap.
+    contestants: facts by name, in the plan's order. proofs: of each metric that was checked
+    (results.PROOF). batteries: the pinned protocols (results.PLAN). resampled: data set -> the
+    levels of its bootstrap.
     """
 
     suite: str
     title: str
     protocol: str
     metrics: tuple[dict[str, Any], ...]
+    proofs: dict[str, dict[str, Any]]
+    batteries: tuple[dict[str, Any], ...]
     contestants: Facts
     estimates: Frame
+    common: Frame
+    subset: Frame
     families: Frame
     differences: Frame
     verdicts: Frame
+    sanity: Frame
+    tracks: Frame
+    swaps: Frame
+    processing: Frame
+    gauges: Frame
+    curves: Frame
     effects: Frame
     additivity: Frame
     missing: Frame
@@ -78,44 +107,63 @@ class Board:
 
 def rank(results: Results) -> Board:
     """The board of a suite's results: a pure function of them, to the last digit."""
-    plan = results.plan
-    contestants, missing = _contestants(results), _missing(results)
+    plan, missing = results.plan, _missing(results)
     frames: dict[str, list[dict[str, Any]]] = {name: [] for name in COLUMNS}
     resampled: dict[str, tuple[str, ...]] = {}
     notes = [f"Left out, because the plan no longer names it: {path.relative_to(results.folder)}."
              for path in results.stale]
     for dataset in dict.fromkeys(run["dataset"] for run in plan["runs"]):
         panel, here = Panel.of(results, dataset), _contestants(results, dataset)
-        skipped = {gap["metric"] for gap in plan["skipped"]
-                   if gap["dataset"] in (dataset, None) and gap["contestant"] is None}
-        metrics = [metric for metric in plan["metrics"] if metric["name"] not in skipped]
         planned = _planned(results, dataset)
         gaps = missing[(missing["dataset"] == dataset) & (
             (missing["kind"] != "skipped") | missing["metric"].isna())]
         whole = [name for name in planned
                  if name in panel.names and name not in set(gaps["contestant"])]
-        ranked = [name for name in whole if not here[name]["ceiling"]]
+        for name, rows in _measured(results, panel, planned, whole, here).items():
+            frames[name] += rows
         resampled[dataset] = panel.drawn.resampled
-        rows, drawn_ranks = _estimates(panel, metrics, planned, whole, ranked)
-        frames["estimates"] += rows
-        frames["families"] += _families(
-            panel, metrics, drawn_ranks,
-            {(row["metric"], row["contestant"]): row["rank"] for row in rows}, ranked)
-        controls = [name for name in ranked if here[name]["control"]]
-        frames["differences"] += (
-            differences := _differences(panel, metrics, ranked, controls))
-        frames["verdicts"] += _verdicts(
-            dataset, metrics, [name for name in ranked if name not in controls], len(controls),
-            differences)
-        frames["effects"] += _effects(panel, metrics, ranked, here)
-        frames["additivity"] += _additivity(results, dataset, planned)
         notes += _remarks(dataset, planned, whole, here, panel)
     frames["nans"] = _nans(results)
     tables = {name: Frame(rows, columns=list(COLUMNS[name])) for name, rows in frames.items()}
     return Board(
         suite=plan["suite"], title=plan["title"], protocol=str(plan["protocol"]),
-        metrics=tuple(plan["metrics"]), contestants=contestants, resampled=resampled,
-        notes=tuple(notes), **{**tables, "missing": missing})
+        metrics=tuple(plan["metrics"]), proofs=plan.get("proofs", {}),
+        batteries=tuple(plan.get("batteries", ())), contestants=_contestants(results),
+        resampled=resampled, notes=tuple(notes), **{**tables, "missing": missing})
+
+
+def _measured(
+    results: Results, panel: Panel, planned: list[str], whole: list[str], here: Facts,
+) -> dict[str, list[dict[str, Any]]]:
+    """The rows of one data set, by frame."""
+    skipped = {gap["metric"] for gap in results.plan["skipped"]
+               if gap["dataset"] in (panel.dataset, None) and gap["contestant"] is None}
+    every = [metric for metric in results.plan["metrics"] if metric["name"] not in skipped]
+    metrics = [metric for metric in every if metric["family"] != GAUGE]
+    compared = [metric for metric in metrics if is_compared(metric)]
+    ranked = [name for name in whole if not here[name]["ceiling"]]
+    controls = [name for name in ranked if here[name]["control"]]
+    contestants = [name for name in ranked if name not in controls]
+    estimates, drawn_ranks = _estimates(panel, metrics, planned, whole, ranked)
+    families = _families(
+        panel, metrics, drawn_ranks,
+        {(row["metric"], row["contestant"]): row["rank"] for row in estimates}, ranked)
+    right, subset = checks.right_by_all(results, panel, ranked)
+    common, _ = _estimates(panel.on(right), [m for m in metrics if m["family"] != CLASSIFIER],
+                           planned, whole, ranked)
+    tracks, swaps = checks.tracks(panel.dataset, families, contestants, PROVEN, QUANTUS)
+    differences = verdicts.differences(panel, compared, ranked, controls)
+    judged = panel.dataset, compared, contestants, len(controls), differences
+    return {
+        "estimates": estimates, "common": common, "subset": subset, "families": families,
+        "differences": differences, "verdicts": verdicts.verdicts(*judged),
+        "sanity": verdicts.sanity(*judged), "tracks": tracks, "swaps": swaps,
+        "processing": checks.processing(results, panel, every, whole),
+        "gauges": checks.gauges(
+            results, panel, [m for m in every if m["family"] == GAUGE], whole),
+        "curves": checks.curves(results, panel, every, whole),
+        "effects": _effects(panel, compared, ranked, here),
+        "additivity": _additivity(results, panel.dataset, planned)}
 
 
 def _planned(results: Results, dataset: str) -> list[str]:
@@ -173,7 +221,8 @@ def _estimates(
         values, seen = panel.value[name], panel.scored[name]
         point, drawn = stats.means(values), stats.means(values, panel.drawn)
         low, high = stats.interval(drawn)
-        placed = [c for c in ranked if np.isfinite(point[panel.names.index(c)])]
+        placed = [c for c in ranked if is_ranked(metric)
+                  and np.isfinite(point[panel.names.index(c)])]
         at = [panel.names.index(c) for c in placed]
         same = [panel.network[c] for c in placed]
         owner = same if metric["family"] == CLASSIFIER else None
@@ -207,8 +256,8 @@ def _families(
 ) -> list[dict[str, Any]]:
     """Only those that have a rank in all metrics of a family: an incomplete row is no mean."""
     rows = []
-    for track, family in dict.fromkeys((m["track"], m["family"]) for m in metrics):
-        names = [m["name"] for m in metrics if (m["track"], m["family"]) == (track, family)]
+    for (track, family), members in verdicts.groups([m for m in metrics if is_ranked(m)]).items():
+        names = [m["name"] for m in members]
         placed = [c for c in ranked if all(c in drawn_ranks[name] for name in names)]
         if not placed:
             continue
@@ -223,58 +272,6 @@ def _families(
                 "contestant": contestant, "mean_rank": mean[i], "rank": order[i],
                 "rank_low": low[i], "rank_high": high[i], "n_metrics": len(names)})
     return rows
-
-
-def _differences(
-    panel: Panel, metrics: list[dict[str, Any]], ranked: list[str], controls: list[str],
-) -> list[dict[str, Any]]:
-    pairs = [(name, control) for name in ranked for control in controls if name != control]
-    return [{**row, "contestant": row["pair"][0], "control": row["pair"][1]}
-            for metric in metrics if pairs and metric["family"] != CLASSIFIER
-            for row in panel.differences(metric, pairs)]
-
-
-def _verdicts(
-    dataset: str, metrics: list[dict[str, Any]], contestants: list[str], controls: int,
-    differences: list[dict[str, Any]],
-) -> list[dict[str, Any]]:
-    """The worst that can be said against any control in any metric of the family.
-
-    To beat every control each interval must exclude 0, so the joint claim needs no correction for
-    their number (an intersection–union test: Berger, Technometrics 24(4), 1982).
-    """
-    rows = []
-    facts = {metric["name"]: metric for metric in metrics}
-    for track, family in dict.fromkeys((m["track"], m["family"]) for m in metrics):
-        size = sum((m["track"], m["family"]) == (track, family) for m in metrics)
-        for contestant in contestants if family != CLASSIFIER else ():
-            met = [d for d in differences if d["contestant"] == contestant and
-                   (facts[d["metric"]]["track"], facts[d["metric"]]["family"]) == (track, family)]
-            worst = min(met, key=lambda d: _margin(d, facts[d["metric"]]["better"]), default=None)
-            row = {"dataset": dataset, "track": track, "family": family, "contestant": contestant,
-                   "verdict": NONE, "against": None, "metric": None, "detail": NONE}
-            if worst is not None and worst["reads"] == "better":
-                row |= {"verdict": BEATS, "detail": "better in " + ", ".join(
-                    dict.fromkeys(facts[d["metric"]]["title"] for d in met))}
-            elif worst is not None:
-                word = WORSE if worst["reads"] == "worse" else UNSURE
-                row |= {
-                    "verdict": f"{word} {worst['control']}", "against": worst["control"],
-                    "metric": worst["metric"], "detail": "; ".join(
-                        f"{facts[d['metric']]['title']}: "
-                        f"{WORSE if d['reads'] == 'worse' else UNSURE} {d['control']}"
-                        for d in met if d["reads"] != "better")}
-            if 0 < len(met) < size * controls:
-                row["detail"] += "; not compared where either has no number"
-            rows.append(row)
-    return rows
-
-
-def _margin(difference: dict[str, Any], better: str) -> tuple[int, float]:
-    """How clearly the control is beaten: worse before unsure before better, then in widths."""
-    order = ("worse", "not told apart", "better").index(difference["reads"])
-    width = difference["high"] - difference["low"] or 1e-12
-    return order, (difference["mean"] if better == "higher" else -difference["mean"]) / width
 
 
 def _effects(

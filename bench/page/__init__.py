@@ -68,6 +68,6 @@ def _fill(board: Board, results: Results, folder: Path) -> None:
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True,
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page = environment.get_template("index.html.j2").render(
-        view.context(board, results, pictures), generator=GENERATOR, plots=figures, bar=view.BAR,
+        view.context(board, results, pictures), generator=GENERATOR, plots=figures,
         downloads=[path.relative_to(folder).as_posix() for path in written])
     (folder / "index.html").write_text(page, encoding="utf-8", newline="\n")

@@ -1,19 +1,26 @@
-"""A board as plots: one forest plot a family of metrics, SVG for papers and PNG for slides."""
+"""A board as plots: a forest plot a family, and curves; SVG for papers and PNG for slides."""
 
 from __future__ import annotations
 
 import math
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench.board import CLASSIFIER, Board
-from bench.page.tables import Grid, grid, slug
+from bench.board import Board
+from bench.checks import OOD
+from bench.measure import GAUGE
+from bench.page.gauges import network_labels
+from bench.page.tables import Grid, grid, slug, track_title, tracks
+from bench.verdicts import CLASSIFIER
 
 _PALETTE = sns.color_palette("colorblind")
 STYLE: dict[str, dict[str, Any]] = {
@@ -22,6 +29,9 @@ STYLE: dict[str, dict[str, Any]] = {
     "ceiling": {"color": _PALETTE[1], "marker": "D"},
 }
 """Colour and shape both say what a row is, so that neither is needed."""
+
+ACROSS = 4
+"""Panels side by side in a forest plot; of more, the rest stand below."""
 
 _SETTINGS: dict[Any, Any] = {
     # A fixed salt gives the same ids, and so the same bytes, at every publication.
@@ -32,25 +42,57 @@ _SETTINGS: dict[Any, Any] = {
 
 
 def write(board: Board, folder: Path) -> list[dict[str, Any]]:
-    """The plots written, one a track and family: its track, family, file (no suffix), datasets."""
+    """The plots written: track, title, what, file (no suffix) and datasets.
+
+    track is its slug, empty for what belongs to none: gauges and the networks' own.
+    """
     folder.mkdir(parents=True)
     grids = [grid(board, dataset) for dataset in dict.fromkeys(board.estimates["dataset"])]
     written = []
-    for track, family in dict.fromkeys((m["track"], m["family"]) for m in board.metrics):
+    groups = dict.fromkeys((m["track"], m["family"]) for track in tracks(board)
+                           for m in board.metrics if m["track"] == track
+                           and m["family"] not in (GAUGE, CLASSIFIER))
+    networks = dict.fromkeys((m["track"], m["family"]) for m in board.metrics
+                             if m["family"] == CLASSIFIER)
+    for track, family in [*groups, *networks]:
         metrics = [m for m in board.metrics if (m["track"], m["family"]) == (track, family)]
         shown = [table for table in grids if any(_rows(table, metric) for metric in metrics)]
-        if not shown:
-            continue
-        file = f"{slug(track)}-{slug(family)}"
-        with sns.axes_style("whitegrid", {"grid.color": "0.92"}), mpl.rc_context(_SETTINGS):
-            figure = forest(shown, metrics)
-            figure.draw_without_rendering()
-            figure.set_layout_engine("none")  # laid out once, not again for each format
-            figure.savefig(folder / f"{file}.svg", metadata={"Date": None, "Creator": None})
-            figure.savefig(folder / f"{file}.png", dpi=160, metadata={"Software": None})
-        written.append({"track": track, "family": family, "file": file,
-                        "datasets": [table.dataset for table in shown]})
+        if shown:
+            of = "" if family == CLASSIFIER else f" · {track_title(track)} track"
+            file = slug(family) if family == CLASSIFIER else f"{slug(track)}-{slug(family)}"
+            written.append({
+                "track": "" if family == CLASSIFIER else slug(track), "file": file,
+                "what": "forest plot", "title": f"{family.capitalize()}{of}",
+                "datasets": [table.dataset for table in shown]})
+            with _style():
+                _save(forest(shown, metrics), folder / file)
+    for metric in board.metrics:
+        frame = board.curves[board.curves["metric"] == metric["name"]]
+        shown = [table for table in grids if table.dataset in set(frame["dataset"])]
+        if shown:
+            file = f"curve-{slug(metric['name'])}"
+            gauge = metric["family"] == GAUGE
+            written.append({
+                "track": "" if gauge else slug(metric["track"]), "file": file, "what": "curves",
+                "title": f"{metric['title']}: curve" + (
+                    "" if gauge else f" · {track_title(metric['track'])} track"),
+                "datasets": [table.dataset for table in shown]})
+            with _style():
+                _save(curves(board, shown, metric), folder / file)
     return written
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    with sns.axes_style("whitegrid", {"grid.color": "0.92"}), mpl.rc_context(_SETTINGS):
+        yield
+
+
+def _save(figure: Figure, path: Path) -> None:
+    figure.draw_without_rendering()
+    figure.set_layout_engine()  # laid out once, not again for each format
+    figure.savefig(path.with_name(f"{path.name}.svg"), metadata={"Date": None, "Creator": None})
+    figure.savefig(path.with_name(f"{path.name}.png"), dpi=160, metadata={"Software": None})
 
 
 def forest(grids: list[Grid], metrics: list[dict[str, Any]]) -> Figure:
@@ -59,19 +101,74 @@ def forest(grids: list[Grid], metrics: list[dict[str, Any]]) -> Figure:
     Right is better in every panel: the axis of a metric whose low values are better runs backwards.
     The dashed line is the best control, which an explanation has to pass.
     """
-    lines = [sum(len(table.rows[kind]) for kind in STYLE) for table in grids]
-    figure = Figure(figsize=(1.5 + 2.4 * len(metrics), sum(0.95 + 0.23 * n for n in lines)),
-                    layout="constrained")
-    axes = figure.subplots(
-        len(grids), len(metrics), squeeze=False, height_ratios=[0.95 + 0.23 * n for n in lines])
-    for row, table in zip(axes, grids, strict=True):
+    # Balanced, so that no metric stands alone in the last row.
+    across = math.ceil(len(metrics) / math.ceil(len(metrics) / ACROSS))
+    lines = [(table, metrics[i:i + across]) for table in grids
+             for i in range(0, len(metrics), across)]
+    heights = [0.95 + 0.23 * sum(len(table.rows[kind]) for kind in STYLE) for table, _ in lines]
+    figure = Figure(figsize=(1.5 + 2.4 * across, sum(heights)), layout="constrained")
+    axes = figure.subplots(len(lines), across, squeeze=False, height_ratios=heights)
+    for row, (table, here) in zip(axes, lines, strict=True):
         names = [name for kind in STYLE for name in table.rows[kind]]
-        for place, (ax, metric) in enumerate(zip(row, metrics, strict=True)):
+        for ax in row[len(here):]:
+            ax.set_axis_off()
+        for place, (ax, metric) in enumerate(zip(row, here, strict=False)):
             _panel(ax, table, metric, names)
-            ax.set_title(textwrap.fill(f"{table.dataset} · {metric['title']}", 32))
+            said = f"{table.dataset} · {metric['title']}"
+            ax.set_title(textwrap.fill(
+                f"{said} (defect, not ranked)" if metric["defect"] else said, 32))
             if place:
                 ax.set_yticklabels([])
     return figure
+
+
+def curves(board: Board, grids: list[Grid], metric: dict[str, Any]) -> Figure:
+    """A panel a data set; in each a line a contestant, with its 95 % interval as a band.
+
+    Controls are grey and dashed, ceilings black and dotted. The legend stands in the order of the
+    lines' ends.
+    """
+    found = board.curves[board.curves["metric"] == metric["name"]]
+    frames = [found[found["dataset"] == table.dataset] for table in grids]
+    figure = Figure(figsize=(6.4, sum(max(2.6, 0.9 + 0.19 * frame["contestant"].nunique())
+                                      for frame in frames)), layout="constrained")
+    axes = figure.subplots(len(grids), 1, squeeze=False)[:, 0]
+    for ax, table, frame in zip(axes, grids, frames, strict=True):
+        _lines(ax, board, table, frame, networks=metric["name"].startswith(OOD))
+        said = "" if metric["family"] == GAUGE else f"{metric['better']} is better"
+        ax.set_ylabel("\n".join(part for part in (metric["units"], said) if part))
+        ax.set_title(textwrap.fill(f"{table.dataset} · {metric['title']}", 60))
+        sns.despine(ax=ax)
+    return figure
+
+
+def _lines(
+    ax: Axes, board: Board, table: Grid, frame: pd.DataFrame, *, networks: bool,
+) -> None:
+    drawn = {str(name): points for name, points in frame.groupby("contestant")}
+    labels = network_labels(board, list(drawn)) if networks else {name: name for name in drawn}
+    order = [(kind, name) for kind in STYLE for name in table.rows[kind] if name in drawn]
+    ends = {}
+    for i, (kind, name) in enumerate(order):
+        style: dict[str, Any] = {
+            "contestant": {"color": _PALETTE[i % len(_PALETTE)], "linestyle": "-",
+                           "marker": "osD^v"[i // len(_PALETTE) % 5]},
+            "control": {"color": str(0.35 + 0.1 * (i % 4)), "linestyle": "--", "marker": "s"},
+            "ceiling": {"color": "black", "linestyle": ":", "marker": "D"}}[kind]
+        points = drawn[name]
+        (line,) = ax.plot(points["at"], points["mean"], label=labels[name], linewidth=1.5,
+                          markersize=3.5 if len(points) < 16 else 0, **style)
+        ax.fill_between(points["at"], points["low"], points["high"], color=style["color"],
+                        alpha=0.13, linewidth=0)
+        ends[line] = points["mean"].iloc[-1]
+    ax.legend(handles=sorted(ends, key=lambda line: -ends[line]), frameon=False,
+              loc="center left", bbox_to_anchor=(1.01, 0.5), handlelength=2.6)
+    ax.set_xlabel(axis := frame["axis"].iloc[0])
+    if axis == "cells per side":
+        rungs = sorted(set(frame["at"]))
+        ax.set_xscale("log", base=2)
+        ax.set_xticks(rungs, [f"{rung:g}" for rung in rungs])
+        ax.minorticks_off()
 
 
 def _rows(table: Grid, metric: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:

@@ -4,18 +4,35 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+import statistics
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from bench.board import CLASSIFIER, COLUMNS, Board
+from bench.board import COLUMNS, PROVEN, QUANTUS, Board
 from bench.core import PLAIN
+from bench.measure import GAUGE
+from bench.verdicts import CLASSIFIER, NONE, PASSES, UNSURE
 
 KINDS = {"contestant": "Contestants", "control": "Controls", "ceiling": "Ceiling",
          "incomplete": "Incomplete, not ranked"}
 """The groups of rows, in the order of the page."""
+
+TRACKS = {
+    PROVEN: ("Proven", "the field’s measures, corrected where they are wrong"),
+    QUANTUS: ("Quantus", "Quantus itself, unmodified: what the field cites"),
+    "fair": ("Resolution-fair", "all maps on one coarse grid, so that a fine one has no advantage"),
+    "paper": ("Papers’ own", "as the methods’ own papers report them"),
+    "tuned-on-truth": ("Tuned on the truth", "a threshold chosen on the masks that score it"),
+    "parity": ("Parity", "our engine with the conventions of Quantus"),
+}
+"""Title of each track and what it holds, in the order of the page; the first that is there ranks
+by default."""
+
+MOST = 8
+"""Metrics side by side in one table of a track; of more, each family has a table."""
 
 ADDS_UP = {"mean": ("mean", "logit"), "sum": ("sum", "probability")}
 """What of a map is which output of the network, by the additivity that a method declares."""
@@ -26,26 +43,33 @@ DASH = "–"
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of a board as text: `mean`, `low` and `high` in the decimals of its column."""
+    """One number of a board as text: `mean`, `low` and `high` in the decimals of its column.
+
+    check: the verdict of a sanity check; empty for every other metric.
+    """
 
     mean: str
     low: str
     high: str
     best: bool
     row: dict[str, Any]
+    check: str = ""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """One data set's board: metrics across, contestants down, in their groups.
+    """One data set's board, or a part of it: metrics across, contestants down, in their groups.
 
-    rows: kind -> names in order; cells: (contestant, metric) -> Cell, or None for a dash.
+    part: what it holds, and slug: its file; both empty for the whole. rows: kind -> names in
+    order; cells: (contestant, metric) -> Cell, or None for a dash.
     """
 
     dataset: str
     metrics: tuple[dict[str, Any], ...]
     rows: dict[str, list[str]]
     cells: dict[tuple[str, str], Cell | None]
+    part: str = ""
+    slug: str = ""
 
 
 def slug(name: str) -> str:
@@ -91,15 +115,35 @@ def warnings(board: Board, dataset: str | None = None) -> list[str]:
         if row["holds"] not in (None, True) and dataset in (None, row["dataset"])]
 
 
-def grid(board: Board, dataset: str) -> Grid:
-    """The board of one data set. Its rows are ordered by the mean of their families' ranks."""
-    estimates = board.estimates[board.estimates["dataset"] == dataset]
-    names = list(dict.fromkeys(estimates["contestant"]))
-    known = set(estimates["metric"])
-    metrics = tuple(metric for metric in board.metrics if metric["name"] in known)
-    whole = {row["contestant"] for row in records(estimates) if row["complete"]}
+def tracks(board: Board) -> list[str]:
+    """The tracks that measure explanations, in their order; the first ranks by default."""
+    found = dict.fromkeys(m["track"] for m in board.metrics
+                          if m["family"] not in (CLASSIFIER, GAUGE))
+    return sorted(found, key=lambda track: [*TRACKS, track].index(track))
+
+
+def track_title(track: str) -> str:
+    """What a person calls a track."""
+    return TRACKS[track][0] if track in TRACKS else track.capitalize()
+
+
+def grid(board: Board, dataset: str, *, common: bool = False) -> Grid:
+    """The board of one data set: of all images, or of those that all networks get right.
+
+    Its rows are ordered by the mean of their families' ranks on the track that ranks by default.
+    """
+    frame = board.common if common else board.estimates
+    columns: dict[str, list[dict[str, Any]]] = {}
+    for row in records(frame[frame["dataset"] == dataset]):
+        columns.setdefault(row["metric"], []).append(row)
+    estimates = [row for column in columns.values() for row in column]
+    names = list(dict.fromkeys(row["contestant"] for row in estimates))
+    metrics = tuple(metric for metric in board.metrics if metric["name"] in columns)
+    whole = {row["contestant"] for row in estimates if row["complete"]}
     families = board.families[
         (board.families["dataset"] == dataset) & (board.families["family"] != CLASSIFIER)]
+    first = next((t for t in tracks(board) if t in set(families["track"])), None)
+    families = families[families["track"] == first]
     order = families.groupby("contestant")["rank"].mean().to_dict()
     rows: dict[str, list[str]] = {kind: [] for kind in KINDS}
     for name in sorted(names, key=lambda name: order.get(name, math.inf)):
@@ -107,32 +151,57 @@ def grid(board: Board, dataset: str) -> Grid:
         kind = ("incomplete" if name not in whole else "ceiling" if facts["ceiling"]
                 else "control" if facts["control"] else "contestant")
         rows[kind].append(name)
+    checked = {(row["contestant"], row["metric"]): row["verdict"]
+               for row in records(board.sanity[board.sanity["dataset"] == dataset])}
     cells: dict[tuple[str, str], Cell | None] = {}
     for metric in metrics:
-        column = estimates[estimates["metric"] == metric["name"]]
+        column = columns[metric["name"]]
         places = decimals(column)
-        best = column["rank"].min()
-        for row in records(column):
+        best = min((row["rank"] for row in column if math.isfinite(row["rank"])), default=0)
+        for row in column:
             shown = row["complete"] and math.isfinite(row["mean"])
             # Adding 0 takes the sign off a number that rounds to nothing.
             mean, low, high = (
                 f"{round(row[key], places) + 0.0:.{places}f}" for key in ("mean", "low", "high"))
-            cells[row["contestant"], metric["name"]] = Cell(
-                mean, low, high, bool(row["rank"] == best), row) if shown else None
+            at = row["contestant"], metric["name"]
+            cells[at] = Cell(mean, low, high, bool(row["rank"] == best), row,
+                             "" if common else checked.get(at, "")) if shown else None
     return Grid(dataset, metrics, rows, cells)
 
 
-def decimals(column: pd.DataFrame) -> int:
+def parts(board: Board, table: Grid) -> list[Grid]:
+    """A data set's board in tables to print: one a track, or a family of it; then the networks."""
+    found = []
+    for track in tracks(board):
+        of = tuple(m for m in table.metrics
+                   if m["track"] == track and m["family"] != CLASSIFIER)
+        split = dict.fromkeys(m["family"] for m in of) if len(of) > MOST else [""]
+        for family in split:
+            found.append(replace(
+                table, metrics=tuple(m for m in of if family in ("", m["family"])),
+                part=f"{track_title(track)} track" + (f", {family}" if family else ""),
+                slug=slug(f"{table.dataset}-{track}" + (f"-{family}" if family else ""))))
+    networks = tuple(m for m in table.metrics if m["family"] == CLASSIFIER)
+    found.append(replace(table, metrics=networks, part="the networks",
+                         slug=slug(f"{table.dataset}-networks")))
+    return [part for part in found if part.metrics]
+
+
+def decimals(column: list[dict[str, Any]]) -> int:
     """How many decimals tell the means of one metric apart, and no more: 0 to 6."""
-    width = (column["high"] - column["low"]).median()
-    spread = max(column["mean"].max() - column["mean"].min(), width)
+    known = [row for row in column if math.isfinite(row["mean"])]
+    if not known:
+        return 2
+    means = [row["mean"] for row in known]
+    width = statistics.median(row["high"] - row["low"] for row in known)
+    spread = max(max(means) - min(means), width)
     if not math.isfinite(spread) or spread <= 0:
         return 2
     return min(max(2 - math.floor(math.log10(spread)), 0), 6)
 
 
 def write(board: Board, folder: Path) -> list[Path]:
-    """The files written: one CSV a frame of the board, one Markdown and one LaTeX a data set."""
+    """The files written: one CSV a frame of the board; Markdown and LaTeX of each part."""
     folder.mkdir(parents=True)
     paths = []
     for name in COLUMNS:
@@ -140,17 +209,29 @@ def write(board: Board, folder: Path) -> list[Path]:
         frame: pd.DataFrame = getattr(board, name)
         frame.to_csv(paths[-1], index=False, float_format="%.10g", lineterminator="\n")
     for dataset in dict.fromkeys(board.estimates["dataset"]):
-        table = grid(board, dataset)
-        for suffix, text in (("md", markdown(board, table)), ("tex", latex(board, table))):
-            paths.append(folder / f"{slug(dataset)}.{suffix}")
-            paths[-1].write_text(text, encoding="utf-8", newline="\n")
+        for part in parts(board, grid(board, dataset)):
+            for suffix, text in (("md", markdown(board, part)), ("tex", latex(board, part))):
+                paths.append(folder / f"{part.slug}.{suffix}")
+                paths[-1].write_text(text, encoding="utf-8", newline="\n")
     return paths
+
+
+def _head(metric: dict[str, Any]) -> str:
+    return str(metric["title"]) + (" (has a defect, not ranked)" if metric.get("defect") else "")
+
+
+def _check(cell: Cell) -> str:
+    """A sanity verdict in a word or two, with a space before it; or nothing."""
+    if cell.check in ("", NONE):
+        return ""
+    return f" {PASSES}" if cell.check == PASSES else " not told apart" if cell.check.startswith(
+        UNSURE) else " fails"
 
 
 def markdown(board: Board, table: Grid) -> str:
     """One data set's table in GitHub's Markdown: mean, interval and rank; the best in bold."""
     lines = ["| " + " | ".join(["Contestant", "Kind", *(
-        f"{_md(m['title'])} {ARROW[m['better']]}" for m in table.metrics)]) + " |",
+        f"{_md(_head(m))} {ARROW[m['better']]}" for m in table.metrics)]) + " |",
         "|" + "---|" * 2 + "---:|" * len(table.metrics)]
     for kind, names in table.rows.items():
         for name in names:
@@ -163,12 +244,13 @@ def markdown(board: Board, table: Grid) -> str:
                 mean = f"**{cell.mean}**" if cell.best else cell.mean
                 rank = cell.row["rank"]
                 place = f" #{rank:g}" if math.isfinite(rank) else ""
-                cells.append(f"{mean} [{cell.low}, {cell.high}]{place}")
+                cells.append(f"{mean} [{cell.low}, {cell.high}]{place}{_check(cell)}")
             lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", f"{_md(board.title)}, protocol {_md(board.protocol)}, {_md(table.dataset)}: mean "
-              "over seeds and images, 95 % bootstrap interval, rank. ↑ higher and ↓ lower is "
-              "better. Best ranked in bold; – is incomplete or without a number and not ranked; "
-              "ceilings are given the mask and not ranked."]
+    lines += ["", f"{_md(board.title)}, protocol {_md(board.protocol)}, {_md(table.dataset)}, "
+              f"{_md(table.part)}: mean over seeds and images, 95 % bootstrap interval, rank. "
+              "↑ higher and ↓ lower is better. Best ranked in bold; – is incomplete or without a "
+              "number and not ranked; ceilings are given the mask and not ranked. A sanity check "
+              "is no ranking: it passes where it is better than every control."]
     here = board.additivity[board.additivity["dataset"] == table.dataset]
     holds = [f"{row['contestant']} ({' = '.join(ADDS_UP[row['declared']])}, off by at most "
              f"{deviation(row['largest'])})" for row in records(here) if row["holds"]]
@@ -181,14 +263,14 @@ def markdown(board: Board, table: Grid) -> str:
 def latex(board: Board, table: Grid) -> str:
     """One data set's table for a paper that loads booktabs; the best in bold."""
     head = " & ".join(["", *(
-        f"{_tex(m['title'])} {_TEX_ARROW[m['better']]}" for m in table.metrics)])
+        f"{_tex(_head(m))} {_TEX_ARROW[m['better']]}" for m in table.metrics)])
     lines = [
         "% Needs \\usepackage{booktabs}, and \\usepackage[T1]{fontenc} for names beyond ASCII.",
         "\\begin{table}", "\\centering", "\\small",
-        f"\\caption{{{_tex(board.title)} (protocol {_tex(board.protocol)}), {_tex(table.dataset)}. "
-        "Mean over seeds and images with its 95\\,\\% bootstrap interval. Best ranked in bold; "
-        "-- is not ranked because it is incomplete or has no number.}",
-        f"\\label{{tab:{slug(board.suite)}-{slug(table.dataset)}}}",
+        f"\\caption{{{_tex(board.title)} (protocol {_tex(board.protocol)}), {_tex(table.dataset)}, "
+        f"{_tex(table.part)}. Mean over seeds and images with its 95\\,\\% bootstrap interval. "
+        "Best ranked in bold; -- is not ranked because it is incomplete or has no number.}",
+        f"\\label{{tab:{slug(board.suite)}-{table.slug}}}",
         f"\\begin{{tabular}}{{l{'r' * len(table.metrics)}}}", "\\toprule", f"{head} \\\\"]
     for kind, names in table.rows.items():
         if not names:
@@ -203,7 +285,8 @@ def latex(board: Board, table: Grid) -> str:
                     cells.append("--")
                     continue
                 mean = f"\\textbf{{{cell.mean}}}" if cell.best else cell.mean
-                cells.append(f"{mean} {{\\scriptsize [{cell.low}, {cell.high}]}}")
+                cells.append(
+                    f"{mean} {{\\scriptsize [{cell.low}, {cell.high}]{_check(cell)}}}")
             lines.append(" & ".join(cells) + " \\\\")
     lines += ["\\bottomrule", "\\end{tabular}", "\\end{table}"]
     return "\n".join(lines) + "\n"

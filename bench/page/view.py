@@ -3,65 +3,46 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
-from collections.abc import Iterable
 from typing import Any
 
-from bench.board import BEATS, CLASSIFIER, NONE, WORSE, Board
+from bench.board import PROVEN, QUANTUS, Board
 from bench.core import canonical
-from bench.page import tables
+from bench.measure import GAUGE
+from bench.page import cards, gauges, tables
 from bench.page.gallery import Gallery
-from bench.page.tables import ARROW, DASH, KINDS, Cell, Grid, grid, label, records, slug, title
+from bench.page.sections import BAR, plural, section, verdict_chip
+from bench.page.tables import ARROW, DASH, Grid, grid, label, records, slug, title, tracks
 from bench.results import Results
-
-CAPTIONS = {
-    "contestant": "",
-    "control": "model-blind or trivial: an explanation has to beat every one of them",
-    "ceiling": "is given the mask: what a perfect map reaches, not a contestant",
-    "incomplete": "some planned run or metric has no result; the reasons are listed below",
-}
-BAR = 104
-"""The width of an interval bar in the page, in pixels."""
+from bench.verdicts import CLASSIFIER, is_compared
 
 
 def context(board: Board, results: Results, galleries: dict[str, Gallery]) -> dict[str, Any]:
     """All that index.html.j2 asks for."""
     runs = records(results.runs)
     grids = [grid(board, dataset) for dataset in dict.fromkeys(board.estimates["dataset"])]
-    verdicts = {(row["dataset"], row["track"], row["family"], row["contestant"]): _verdict(row)
-                for row in records(board.verdicts)}
     facts = [run["info"] for run in runs]
     return {
         "suite": board.suite, "title": board.title, "protocol": board.protocol,
-        "counts": _counts(board, results), "notes": board.notes, "arrow": ARROW,
+        "counts": _counts(board, results), "batteries": board.batteries, "notes": board.notes,
+        "arrow": ARROW, "bar": BAR, "spark": gauges.SPARK,
         "warnings": tables.warnings(board), "adds_up": tables.ADDS_UP,
-        "sections": [_section(board, results, table, verdicts, galleries.get(table.dataset))
+        "tracks": [{"name": track, "slug": slug(track), "title": tables.track_title(track)}
+                   for track in tracks(board)],
+        "sections": [section(board, results, table, galleries.get(table.dataset))
                      for table in grids],
-        "summary": _summary(board, results, grids, verdicts),
-        "metrics": [{**metric, "slug": slug(metric["name"]), "link": link(metric["paper"])}
-                    for metric in board.metrics],
+        "summaries": [_summary(board, results, grids, track) for track in tracks(board)],
+        "disagreement": _disagreement(board),
+        "metrics": cards.groups(board),
         "additivity": _additivity(board, grids),
-        "contestants": [{**found, "label": label(board, name), "link": link(found["paper"]),
+        "contestants": [{**found, "label": label(board, name), "link": cards.link(found["paper"]),
                          "params": _params(board, runs, name)}
                         for name, found in board.contestants.items()],
-        "cards": [{**card, "link": link(card.get("homepage", ""))}
+        "cards": [{**card, "link": cards.link(card.get("homepage", ""))}
                   for card in results.plan["datasets"].values()],
         "runs": [_run(run) for run in runs],
         "versions": _versions(facts),
     }
-
-
-def link(text: str) -> str:
-    """The address in `text` if it is one that a browser may follow, else nothing."""
-    if found := re.search(r"https?://[^\s<>\"')\]]+", text):
-        return found[0].rstrip(".,;")
-    found = re.search(r"arXiv:\s*(\d{4}\.\d{4,5})", text, re.IGNORECASE)
-    return f"https://arxiv.org/abs/{found[1]}" if found else ""
-
-
-def _plural(n: int, one: str, several: str | None = None) -> str:
-    return f"{n:,} {one if n == 1 else several or one + 's'}"
 
 
 def _counts(board: Board, results: Results) -> list[str]:
@@ -76,28 +57,17 @@ def _counts(board: Board, results: Results) -> list[str]:
         facts = run["info"]["contestant"]
         trained.setdefault(run["dataset"], set()).add(canonical([facts["trainer"], facts["train"]]))
     return [
-        _plural(len(set(board.estimates["dataset"])), "data set"),
-        f"{_plural(max(map(len, trained.values())), 'network')} ({', '.join(titles)}; "
+        plural(len(set(board.estimates["dataset"])), "data set"),
+        f"{plural(max(map(len, trained.values())), 'network')} ({', '.join(titles)}; "
         f"{', '.join(sorted(backbones))})",
-        _plural(len(seeds), "seed") + (f" × {len(folds)} folds" if len(folds) > 1 else ""),
-        f"{_plural(kinds['contestant'], 'contestant')}, {_plural(kinds['control'], 'control')}"
-        + (f", {_plural(kinds['ceiling'], 'ceiling')}" if kinds["ceiling"] else ""),
-        _plural(len(board.metrics), "metric"),
-        f"{_plural(len(results.samples), 'map')} scored",
+        plural(len(seeds), "seed") + (f" × {len(folds)} folds" if len(folds) > 1 else ""),
+        f"{plural(kinds['contestant'], 'contestant')}, {plural(kinds['control'], 'control')}"
+        + (f", {plural(kinds['ceiling'], 'ceiling')}" if kinds["ceiling"] else ""),
+        plural(sum(m["family"] != GAUGE for m in board.metrics), "metric")
+        + (f" and {plural(n, 'gauge')}" if (n := sum(
+            m["family"] == GAUGE for m in board.metrics)) else ""),
+        f"{plural(len(results.samples), 'map')} scored",
     ]
-
-
-def _verdict(row: dict[str, Any]) -> dict[str, str]:
-    verdict = row["verdict"]
-    if verdict == BEATS:
-        return {"kind": "beats", "glyph": "✓", "short": "beats all", "long": verdict,
-                "detail": row["detail"]}
-    if verdict == NONE:
-        return {"kind": "none", "glyph": DASH, "short": "no control", "long": verdict,
-                "detail": row["detail"]}
-    kind, glyph = ("worse", "↓") if verdict.startswith(WORSE) else ("unsure", "≈")
-    return {"kind": kind, "glyph": glyph, "short": row["against"], "long": verdict,
-            "detail": row["detail"]}
 
 
 def _accuracy(results: Results, dataset: str, name: str) -> str:
@@ -107,181 +77,62 @@ def _accuracy(results: Results, dataset: str, name: str) -> str:
     return f"{100 * sum(found) / len(found):.1f} %" if found else DASH
 
 
-def _families(table: Grid) -> list[dict[str, Any]]:
-    """The groups of columns: track and family with their metrics; the classifier's come last."""
-    pairs = dict.fromkeys((m["track"], m["family"]) for m in table.metrics)
-    return [{"track": track, "family": family, "judged": family != CLASSIFIER,
-             "metrics": [{**m, "slug": slug(m["name"])} for m in table.metrics
-                         if (m["track"], m["family"]) == (track, family)]}
-            for track, family in sorted(pairs, key=lambda pair: pair[1] == CLASSIFIER)]
-
-
 def _summary(
-    board: Board, results: Results, grids: list[Grid], verdicts: dict[Any, dict[str, str]],
+    board: Board, results: Results, grids: list[Grid], track: str,
 ) -> dict[str, Any]:
-    """Who beats the controls, at a glance: contestants down, data sets and families across."""
-    blocks: list[dict[str, Any]] = [{"dataset": table.dataset, "slug": slug(table.dataset),
-               "families": [f for f in _families(table) if f["judged"]]} for table in grids]
-    ranks = board.families[board.families["family"] != CLASSIFIER].groupby(
+    """Who beats the controls on one track: contestants down, data sets and families across."""
+    said = board.verdicts[board.verdicts["track"] == track]
+    verdicts = {(row["dataset"], row["family"], row["contestant"]): verdict_chip(row)
+                for row in records(said)}
+    blocks: list[dict[str, Any]] = [{
+        "dataset": table.dataset, "slug": slug(table.dataset),
+        "families": list(dict.fromkeys(
+            m["family"] for m in table.metrics
+            if m["track"] == track and m["family"] != CLASSIFIER and is_compared(m)))}
+        for table in grids]
+    if any(block["families"] for block in blocks):
+        grids = [table for table, block in zip(grids, blocks, strict=True) if block["families"]]
+        blocks = [block for block in blocks if block["families"]]
+    families = board.families[board.families["track"] == track]
+    ranks = families[families["family"] != CLASSIFIER].groupby(
         "contestant")["rank"].mean().to_dict()
+    judged = set(said["contestant"])
     rows: list[dict[str, Any]] = []
     for name, facts in board.contestants.items():
         if facts["control"] or facts["ceiling"]:
             continue
         cells, n = [], 0
         for block, table in zip(blocks, grids, strict=True):
-            found = [verdicts.get((table.dataset, f["track"], f["family"], name))
-                     for f in block["families"]]
+            found = [verdicts.get((table.dataset, family, name)) for family in block["families"]]
             n += sum(v is not None and v["kind"] == "beats" for v in found)
             cells.append({"verdicts": found, "accuracy": DASH if name in
                           table.rows["incomplete"] else _accuracy(results, table.dataset, name)})
         rows.append({"name": name, "title": title(board, name), "label": label(board, name),
-                     "cells": cells, "n": n, "ranked": name in ranks})
+                     "cells": cells, "n": n, "ranked": name in judged})
     rows.sort(key=lambda row: (-row["n"], ranks.get(row["name"], math.inf)))
     total = sum(len(block["families"]) for block in blocks)
-    return {"blocks": blocks, "rows": rows, "total": total, "tracks": len(
-        {f["track"] for block in blocks for f in block["families"]}),
-        "winners": [row for row in rows if total and row["n"] == total],
-        "losers": [row for row in rows if row["ranked"] and not row["n"]]}
+    return {"track": track, "slug": slug(track), "title": tables.track_title(track),
+            "about": tables.TRACKS[track][1] if track in tables.TRACKS else "",
+            "blocks": blocks, "rows": rows, "total": total,
+            "winners": [row for row in rows if total and row["n"] == total],
+            "losers": [row for row in rows if row["ranked"] and not row["n"]]}
 
 
-def _section(
-    board: Board, results: Results, table: Grid, verdicts: dict[Any, dict[str, str]],
-    gallery: Gallery | None,
-) -> dict[str, Any]:
-    dataset = table.dataset
-    card = results.plan["datasets"].get(dataset, {"title": dataset})
-    families = _families(table)
-    placed = {(row["track"], row["family"], row["contestant"]): row
-              for row in records(board.families[board.families["dataset"] == dataset])}
-    scales = {m["name"]: _scale(table, m) for m in table.metrics}
-    reasons = _reasons(board, dataset)
-    groups = []
-    for kind, names in table.rows.items():
-        rows = []
-        for name in names:
-            blocks = []
-            for family in families:
-                key = (family["track"], family["family"], name)
-                blocks.append({
-                    "verdict": verdicts.get((dataset, *key)), "judged": family["judged"],
-                    "rank": _rank(placed[key]) if key in placed else "",
-                    "cells": [_cell(table.cells[name, m["name"]], scales[m["name"]], m)
-                              for m in family["metrics"]]})
-            rows.append({"name": name, "title": title(board, name), "blocks": blocks,
-                         "family": board.contestants[name]["family"],
-                         "why": "; ".join(reasons.get(name, []))})
-        if rows:
-            groups.append({"kind": kind, "title": KINDS[kind], "caption": CAPTIONS[kind],
-                           "rows": rows})
-    here = board.estimates[board.estimates["dataset"] == dataset]
-    nans = records(board.nans[board.nans["dataset"] == dataset])
-    return {
-        "dataset": dataset, "slug": slug(dataset), "title": card["title"], "card": card,
-        "images": int(here["n_images"].max()), "seeds": int(here["n_seeds"].max()),
-        "resampled": " and ".join(board.resampled[dataset]),
-        "families": families, "groups": groups, "reasons": _listed(board, dataset),
-        "width": 1 + sum(len(f["metrics"]) + f["judged"] for f in families),
-        "effects": _effects(board, table), "nans": nans, "gallery": gallery,
-        "titles": {name: title(board, name) for name in board.contestants},
-        "labels": {name: label(board, name) for name in board.contestants},
-        "signed": {name: facts["signed"] for name, facts in board.contestants.items()},
-    }
-
-
-def _scale(table: Grid, metric: dict[str, Any]) -> dict[str, float] | None:
-    """The ends of a metric's bars, and the best control's mean; all bars of a column share them."""
-    rows = [(kind, cell.row) for kind, names in table.rows.items() for name in names
-            if (cell := table.cells[name, metric["name"]])]
-    if not rows:
+def _disagreement(board: Board) -> dict[str, Any] | None:
+    """Where the track that ranks and the Quantus track order the contestants differently."""
+    if board.tracks.empty:
         return None
-    low, high = min(r["low"] for _, r in rows), max(r["high"] for _, r in rows)
-    sign = 1 if metric["better"] == "higher" else -1
-    best = max((r["mean"] * sign for kind, r in rows
-                if kind == "control" and metric["family"] != CLASSIFIER), default=math.nan)
-    return {"low": low, "width": (high - low) or 1.0, "control": best * sign}
-
-
-def _cell(
-    cell: Cell | None, scale: dict[str, float] | None, metric: dict[str, Any],
-) -> dict[str, Any] | None:
-    if cell is None or scale is None:
-        return None
-
-    def place(value: float) -> float:
-        share = (value - scale["low"]) / scale["width"]
-        # Right is better in every bar, whichever way the metric runs.
-        share = share if metric["better"] == "higher" else 1 - share
-        return round(4 + share * (BAR - 8), 1)
-
-    row = cell.row
-    ends = sorted((place(row["low"]), place(row["high"])))
-    n = f"{_plural(row['n_images'], 'image')} × {_plural(row['n_seeds'], 'seed')}"
-    return {
-        "mean": cell.mean, "low": cell.low, "high": cell.high, "best": cell.best,
-        "from": ends[0], "to": ends[1], "at": place(row["mean"]),
-        "control": place(scale["control"]) if math.isfinite(scale["control"]) else None,
-        "rank": _rank(row), "n": n, "nans": row["n_nan"]}
-
-
-def _rank(row: dict[str, Any]) -> str:
-    """A rank and, where it is not sure, its interval: #2 or #2 (1–3)."""
-    if not math.isfinite(row["rank"]):
-        return ""
-    if row["rank_low"] == row["rank_high"]:
-        return f"#{row['rank']:g}"
-    return f"#{row['rank']:g} ({row['rank_low']:g}–{row['rank_high']:g})"
-
-
-def _reasons(board: Board, dataset: str) -> dict[str, list[str]]:
-    """Why each contestant is incomplete, a line a reason with the seeds or metrics concerned."""
-    reasons: dict[str, list[str]] = {}
-    gaps: dict[tuple[str, str, str], list[str]] = {}
-    for gap in records(board.missing[board.missing["dataset"] == dataset]):
-        if gap["contestant"] is not None:
-            what = [] if gap["seed"] is None else [f"seed {gap['seed']}"]
-            what += [] if gap["metric"] is None else [gap["metric"]]
-            gaps.setdefault((gap["contestant"], gap["kind"], gap["reason"]), []).append(
-                " ".join(what))
-    for (name, kind, reason), places in gaps.items():
-        where = "" if kind == "unsupported" else _shortened(places)
-        text = f"{kind}: {reason}" if kind != "not run" else reason
-        reasons.setdefault(name, []).append(text + (f" ({where})" if where else ""))
-    return reasons
-
-
-def _shortened(places: Iterable[str]) -> str:
-    listed = [place for place in dict.fromkeys(places) if place]
-    return ", ".join(listed[:6]) + (f" and {len(listed) - 6} more" if len(listed) > 6 else "")
-
-
-def _listed(board: Board, dataset: str) -> list[tuple[str, str]]:
-    """Everything that this data set lacks: what, and why."""
-    gaps = records(board.missing[board.missing["dataset"] == dataset])
-    whole = [(str(gap["metric"]), f"skipped: {gap['reason']}") for gap in gaps
-             if gap["contestant"] is None]
-    return whole + [(name, reason) for name, lines in _reasons(board, dataset).items()
-                    for reason in lines]
-
-
-def _effects(board: Board, table: Grid) -> dict[str, Any] | None:
-    """A data set's effects, a row a comparison and a column a metric."""
-    rows = records(board.effects[board.effects["dataset"] == table.dataset])
-    if not rows:
-        return None
-    metrics = [m for m in table.metrics if any(row["metric"] == m["name"] for row in rows)]
-    found = {(row["effect"], row["minuend"], row["subtrahend"], row["metric"]): row for row in rows}
-    lines = []
-    for effect, first, second in dict.fromkeys(key[:3] for key in found):
-        cells = []
-        for metric in metrics:
-            row = found.get((effect, first, second, metric["name"]))
-            cells.append(row and {
-                **{key: _gap(row[key]) for key in ("mean", "low", "high")},
-                "reads": row["reads"], "kind": {"better": "beats", "worse": "worse"}.get(
-                    row["reads"], "unsure")})
-        lines.append({"effect": effect, "first": first, "second": second, "cells": cells})
-    return {"metrics": metrics, "rows": lines}
+    rows = []
+    for row in records(board.tracks):
+        swaps = board.swaps[(board.swaps["dataset"] == row["dataset"])
+                            & (board.swaps["family"] == row["family"])]
+        rows.append({
+            "dataset": row["dataset"], "family": row["family"], "n": row["n_contestants"],
+            "tau": f"{row['tau']:.2f}".replace("-", "−") if math.isfinite(row["tau"]) else DASH,
+            "swaps": [{"above": label(board, s["above"]), "below": label(board, s["below"]),
+                       "sure": s["sure"]} for s in records(swaps)]})
+    return {"first": tables.track_title(PROVEN), "second": tables.track_title(QUANTUS),
+            "rows": rows, "same": all(not row["swaps"] for row in rows)}
 
 
 def _additivity(board: Board, grids: list[Grid]) -> dict[str, Any] | None:
@@ -295,7 +146,7 @@ def _additivity(board: Board, grids: list[Grid]) -> dict[str, Any] | None:
         rows.append({
             "name": name, "title": title(board, name),
             "identity": " = ".join(tables.ADDS_UP[kind]),
-            "cells": [row and {"holds": row["holds"], "n": _plural(row["n_runs"], "run"),
+            "cells": [row and {"holds": row["holds"], "n": plural(row["n_runs"], "run"),
                                "largest": tables.deviation(row["largest"])} for row in here]})
     if not rows or not found:
         return None
@@ -336,9 +187,3 @@ def _versions(facts: list[dict[str, Any]]) -> list[dict[str, Any]]:
     sets = Counter(tuple(sorted((k, str(v)) for k, v in info["versions"].items()))
                    for info in facts)
     return [{"versions": versions, "n": n} for versions, n in sets.most_common()]
-
-
-def _gap(value: float) -> str:
-    """A difference with its sign; what rounds to nothing has none."""
-    rounded = round(value, 3)
-    return f"{rounded:+.3f}".replace("-", "−") if rounded else "0.000"

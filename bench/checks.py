@@ -1,0 +1,172 @@
+"""What is told beside the numbers: of the tracks, the images, the operators, the measures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from scipy.stats import kendalltau
+
+from bench import stats
+from bench.measure import GAUGE
+from bench.panel import Panel
+from bench.results import Results
+
+PROCESSING, OOD, CEILING = "data-processing/", "ood/", "ceiling/"
+"""How the names of gauges begin; what follows names the metric or the operator that is gauged."""
+
+Row = dict[str, Any]
+
+
+def axis(metric: Mapping[str, Any]) -> tuple[str, list[float]] | None:
+    """What the points of a metric's curve stand for, where its parameters say so."""
+    params = metric["params"]
+    if "ladder" in params:
+        return "cells per side", [float(rung) for rung in params["ladder"]]
+    if metric["name"].startswith(PROCESSING) or metric["track"] == "quantus":
+        return None
+    if "percentages" in params:
+        return "% of the image removed", [float(share) for share in params["percentages"]]
+    if isinstance(steps := params.get("steps"), int):
+        return "% of the image removed", [100 * k / steps for k in range(steps + 1)]
+    return None
+
+
+def right_by_all(
+    results: Results, panel: Panel, names: Sequence[str],
+) -> tuple[np.ndarray[Any, np.dtype[np.bool_]], list[Row]]:
+    """The images that the networks of all the named classify right, (S, N), and a row a seed."""
+    samples = results.samples[(results.samples["dataset"] == panel.dataset)
+                              & results.samples["contestant"].isin(names)]
+    right, seen = np.zeros(panel.shape, bool), np.zeros(panel.shape, bool)
+    at = panel.at(samples)
+    known = np.logical_and.reduce([place >= 0 for place in at])
+    at = tuple(place[known] for place in at)
+    right[at] = (samples["prediction"] == samples["label"]).to_numpy()[known]
+    seen[at] = True
+    chosen = [panel.names.index(name) for name in names]
+    # Over no contestant at all, "all" would hold for every image.
+    common = np.asarray(right[chosen].all(axis=0) if chosen else right.any(axis=0), bool)
+    return common, [
+        {"dataset": panel.dataset, "seed": seed, "n_right": int(common[i].sum()),
+         "n_images": int(seen[:, i].any(axis=0).sum())} for i, seed in enumerate(panel.seeds)]
+
+
+def gauges(
+    results: Results, panel: Panel, metrics: Sequence[Row], names: Sequence[str],
+) -> list[Row]:
+    """The mean of every gauge; one that depends on the network alone has a row a network."""
+    grids = {run["contestant"]: " × ".join(map(str, run["info"]["classifier"]["grid"]))
+             for run in results.runs[results.runs["dataset"] == panel.dataset].to_dict("records")
+             if not run["info"]["unsupported"]}
+    first = _owners(panel, names)
+    rows = []
+    for metric in metrics:
+        chosen = first if metric["name"].startswith(OOD) else list(names)
+        at = [panel.names.index(name) for name in chosen]
+        values = panel.value[metric["name"]][at]
+        seen = panel.scored[metric["name"]][at]
+        low, high = stats.interval(stats.means(values, panel.drawn))
+        finite = np.isfinite(values)
+        rows += [
+            {"dataset": panel.dataset, "metric": metric["name"], "contestant": name,
+             "grid": grids.get(name, ""), "mean": mean, "low": low[i], "high": high[i],
+             "n_images": int(finite[i].any(axis=0).sum()),
+             "n_nan": int((seen[i] & ~finite[i]).sum())}
+            for i, (name, mean) in enumerate(zip(chosen, stats.means(values), strict=True))]
+    return rows
+
+
+def curves(
+    results: Results, panel: Panel, metrics: Sequence[Row], names: Sequence[str],
+) -> list[Row]:
+    """Of each metric whose curve has an axis: mean and interval at each point that has any."""
+    axes = {metric["name"]: found for metric in metrics if (found := axis(metric)) is not None}
+    first = _owners(panel, names)
+    return [
+        {"dataset": panel.dataset, "metric": metric, "contestant": name, "axis": axes[metric][0],
+         "at": at, "mean": mean[k], "low": low[k], "high": high[k], "n_images": int(n[k])}
+        for metric, found in _in_order(panel.curves(
+            results, {metric: len(at) for metric, (_, at) in axes.items()}), axes)
+        for name, mean, low, high, n in _along(
+            panel, found, first if metric.startswith(OOD) else names)
+        for k, at in enumerate(axes[metric][1]) if n[k]]
+
+
+def processing(
+    results: Results, panel: Panel, metrics: Sequence[Row], names: Sequence[str],
+) -> list[Row]:
+    """What each blurred copy of a map gains over the map itself, and whether that is told apart.
+
+    No processing adds what a map knows of the network, so a measure that prefers the copy rewards
+    something else (Song et al., arXiv:2304.13836). A gain above 0 speaks for the copy.
+    """
+    sigmas = {metric["name"]: metric["params"]["sigmas"] for metric in metrics
+              if metric["family"] == GAUGE and metric["name"].startswith(PROCESSING)}
+    return [
+        {"dataset": panel.dataset, "metric": metric.removeprefix(PROCESSING), "contestant": name,
+         "kernel": f"σ = {float(sigma):.3g}", "mean": mean[k], "low": low[k], "high": high[k],
+         "flagged": bool(low[k] > 0)}
+        for metric, found in _in_order(panel.curves(
+            results, {metric: len(each) for metric, each in sigmas.items()}), sigmas)
+        for name, mean, low, high, n in _along(panel, found, names)
+        for k, sigma in enumerate(sigmas[metric]) if n[k]]
+
+
+def _in_order(
+    found: Mapping[str, stats.Array], order: Iterable[str],
+) -> Iterator[tuple[str, stats.Array]]:
+    return ((name, found[name]) for name in order if name in found)
+
+
+def _along(
+    panel: Panel, curves: stats.Array, names: Sequence[str],
+) -> Iterator[tuple[str, stats.Array, stats.Array, stats.Array, stats.Array]]:
+    """Name, mean, low, high and images at each point of the curves of some contestants."""
+    # The statistics are over the last two axes, seeds and images.
+    values = np.moveaxis(curves[[panel.names.index(name) for name in names]], -1, 1)
+    mean, n = stats.means(values), np.isfinite(values).any(axis=2).sum(axis=-1)
+    low, high = stats.interval(stats.means(values, panel.drawn))
+    yield from zip(names, mean, low, high, n, strict=True)
+
+
+def _owners(panel: Panel, names: Sequence[str]) -> list[str]:
+    """The first contestant of each network."""
+    owners: dict[str, str] = {}
+    for name in names:
+        owners.setdefault(panel.network[name], name)
+    return list(owners.values())
+
+
+def tracks(
+    dataset: str, families: Sequence[Row], names: Sequence[str], first: str, second: str,
+) -> tuple[list[Row], list[Row]]:
+    """Where two tracks order the contestants differently: a row a family, and a row a swapped pair.
+
+    tau: Kendall's tau-b of the family ranks; 1 is the same order, −1 the reverse. A swap is sure
+    where the 95 % intervals of the two ranks do not meet, in neither track.
+    """
+    placed = {(row["track"], row["family"], row["contestant"]): row for row in families}
+    rows, swaps = [], []
+    for family in dict.fromkeys(row["family"] for row in families):
+        both = [name for name in names
+                if all((track, family, name) in placed for track in (first, second))]
+        if len(both) < 2:
+            continue
+        one, two = ({name: placed[track, family, name] for name in both}
+                    for track in (first, second))
+        found = [
+            {"dataset": dataset, "family": family, "above": a, "below": b,
+             "sure": one[a]["rank_high"] < one[b]["rank_low"]
+             and two[b]["rank_high"] < two[a]["rank_low"]}
+            for pair in combinations(both, 2) for a, b in (pair, pair[::-1])
+            if one[a]["rank"] < one[b]["rank"] and two[a]["rank"] > two[b]["rank"]]
+        swaps += sorted(found, key=lambda row: (one[row["above"]]["rank"],
+                                                one[row["below"]]["rank"]))
+        # It is undefined where a track gives all the same rank.
+        tau = kendalltau(*([side[name]["rank"] for name in both] for side in (one, two))).statistic
+        rows.append({"dataset": dataset, "family": family, "tau": tau,
+                     "n_contestants": len(both), "n_swaps": len(found)})
+    return rows, swaps
