@@ -100,6 +100,7 @@ def _ask(name: str, table: Mapping[str, Any], where: str, *, force: bool = False
               if key not in ("metric", "title", "force")}
     metric = metric.with_params(params)
     if base != name and not title:
-        told = ", ".join(f"{key} {value}" for key, value in params.items())
+        own = plugins.metrics[base].facts()["params"]
+        told = ", ".join(f"{key} {value}" for key, value in params.items() if own[key] != value)
         title = f"{metric.title} ({told})" if told else metric.title
     return Ask(name, base, title, metric.params)

@@ -273,11 +273,11 @@ def read(folder: Path) -> Results:
         rows.append({**place, "fold": spec["fold"], "path": path.parent, "info": info})
         if info["unsupported"]:
             continue
-        samples.append(_frame(path.parent / "samples.parquet").assign(**place))
+        samples.append((_table(path.parent / "samples.parquet"), place))
         for metric in metrics:
             file = Folder(path.parent).score_path(metric)
             if file.is_file():
-                scores.append(_frame(file).assign(**place, metric=metric))
+                scores.append((_table(file), {**place, "metric": metric}))
     if not rows:
         raise HeatproofError(f"{folder} holds no finished run; run the suite first")
     return Results(
@@ -301,8 +301,8 @@ def _complete(path: Path, keys: Mapping[str, str]) -> dict[str, Any]:
     return content
 
 
-def _frame(path: Path) -> pd.DataFrame:
-    return _opened(path).read().to_pandas()
+def _table(path: Path) -> pa.Table:
+    return _opened(path).read().replace_schema_metadata(None)
 
 
 def _opened(path: Path) -> pq.ParquetFile:
@@ -314,11 +314,19 @@ def _opened(path: Path) -> pq.ParquetFile:
         raise HeatproofError(f"{path} is damaged ({error}); delete it and run again") from None
 
 
-def _joined(frames: list[pd.DataFrame], schema: pa.Schema) -> pd.DataFrame:
-    if not frames:
+def _joined(
+    tables: Sequence[tuple[pa.Table, Mapping[str, Any]]], schema: pa.Schema,
+) -> pd.DataFrame:
+    """The rows of all tables, each with the columns that its place adds."""
+    if not tables:
         extra = ["run", "dataset", "contestant", "seed", "metric"]
         return pd.DataFrame(columns=[*schema.names, *extra])
-    return pd.concat(frames, ignore_index=True)
+    frame = pa.concat_tables([table for table, _ in tables]).to_pandas()
+    # Joined first and placed after: thousands of small frames cost more than they hold.
+    count = [len(table) for table, _ in tables]
+    for name in tables[0][1]:
+        frame[name] = np.repeat(np.array([place[name] for _, place in tables]), count)
+    return frame
 
 
 def _write_table(path: Path, table: pa.Table) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
+import os
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,8 +50,25 @@ def write(board: Board, folder: Path) -> list[dict[str, Any]]:
     track is its slug, empty for what belongs to none: gauges and the networks' own.
     """
     folder.mkdir(parents=True)
+    planned = [*_forests(board), *_curves(board)]
+    # A drawing takes longer than all that went before it, and none needs another.
+    workers = max(1, min(os.cpu_count() or 1, 4, len(planned)))
+    if workers == 1 or "fork" not in multiprocessing.get_all_start_methods():
+        _paint(board, folder, planned)
+    else:
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("fork")) as pool:
+            for done in [pool.submit(_paint, board, folder, planned[i::workers])
+                         for i in range(workers)]:
+                done.result()
+    return [plot for plot, _, _ in planned]
+
+
+Planned = tuple[dict[str, Any], list[Grid], list[dict[str, Any]]]
+"""What `write` tells of a plot, the boards on it, and its metrics."""
+
+
+def _forests(board: Board) -> Iterator[Planned]:
     grids = [grid(board, dataset) for dataset in dict.fromkeys(board.estimates["dataset"])]
-    written = []
     groups = dict.fromkeys((m["track"], m["family"]) for track in tracks(board)
                            for m in board.metrics if m["track"] == track
                            and m["family"] not in (GAUGE, CLASSIFIER))
@@ -59,27 +79,34 @@ def write(board: Board, folder: Path) -> list[dict[str, Any]]:
         shown = [table for table in grids if any(_rows(table, metric) for metric in metrics)]
         if shown:
             of = "" if family == CLASSIFIER else f" · {track_title(track)} track"
-            file = slug(family) if family == CLASSIFIER else f"{slug(track)}-{slug(family)}"
-            written.append({
-                "track": "" if family == CLASSIFIER else slug(track), "file": file,
+            yield {
+                "track": "" if family == CLASSIFIER else slug(track),
+                "file": slug(family) if family == CLASSIFIER else f"{slug(track)}-{slug(family)}",
                 "what": "forest plot", "title": f"{family.capitalize()}{of}",
-                "datasets": [table.dataset for table in shown]})
-            with _style():
-                _save(forest(shown, metrics), folder / file)
+                "datasets": [table.dataset for table in shown]}, shown, metrics
+
+
+def _curves(board: Board) -> Iterator[Planned]:
+    grids = [grid(board, dataset) for dataset in dict.fromkeys(board.estimates["dataset"])]
     for metric in board.metrics:
         frame = board.curves[board.curves["metric"] == metric["name"]]
         shown = [table for table in grids if table.dataset in set(frame["dataset"])]
         if shown:
-            file = f"curve-{slug(metric['name'])}"
             gauge = metric["family"] == GAUGE
-            written.append({
-                "track": "" if gauge else slug(metric["track"]), "file": file, "what": "curves",
-                "title": f"{metric['title']}: curve" + (
-                    "" if gauge else f" · {track_title(metric['track'])} track"),
-                "datasets": [table.dataset for table in shown]})
-            with _style():
-                _save(curves(board, shown, metric), folder / file)
-    return written
+            of = "" if gauge else f" · {track_title(metric['track'])} track"
+            yield {
+                "track": "" if gauge else slug(metric["track"]),
+                "file": f"curve-{slug(metric['name'])}", "what": "curves",
+                "title": f"{metric['title']}: curve{of}",
+                "datasets": [table.dataset for table in shown]}, shown, [metric]
+
+
+def _paint(board: Board, folder: Path, planned: Sequence[Planned]) -> None:
+    for plot, grids, metrics in planned:
+        with _style():
+            figure = (forest(grids, metrics) if plot["what"] == "forest plot"
+                      else curves(board, grids, metrics[0]))
+            _save(figure, folder / plot["file"])
 
 
 @contextmanager
@@ -199,9 +226,8 @@ def _panel(ax: Axes, table: Grid, metric: dict[str, Any], names: list[str]) -> N
             at, estimates = zip(*here, strict=True)
             ax.hlines(at, [row["low"] for row in estimates], [row["high"] for row in estimates],
                       color=style["color"], linewidth=2.2, alpha=0.55, zorder=2)
-            sns.scatterplot(
-                x=[row["mean"] for row in estimates], y=list(at), ax=ax, s=34, zorder=3,
-                color=style["color"], marker=style["marker"], edgecolor="white", linewidth=0.6)
+            ax.scatter([row["mean"] for row in estimates], at, s=34, zorder=3, edgecolor="white",
+                       linewidth=0.6, **style)
     for tick, name in zip(ax.get_yticklabels(), names, strict=True):
         if name in table.rows["control"]:
             tick.set_color("0.45")
