@@ -84,7 +84,7 @@ def test_networks_are_trained_once_and_no_file_is_a_pickle(finished: Path) -> No
     cache = finished / "cache"
     assert len(list((cache / "models").rglob("*.safetensors"))) == 2
     assert len(list((cache / "maps").rglob("*.safetensors"))) == 5
-    assert {p.suffix for p in cache.rglob("*") if p.is_file()} == {".safetensors"}
+    assert {p.suffix for p in cache.rglob("*") if p.is_file()} == {".json", ".safetensors"}
     infos = results.read(finished / "out" / "tiny").runs["info"]
     assert len({info["checkpoint"] for info in infos}) == 2
     assert sum("train" in info["measured"] for info in infos) == 0  # trained by `fit`, before

@@ -256,7 +256,9 @@ def hidden(network: nn.Module, x: Tensor) -> list[Tensor]:
           "that the network gives the same class. With abs it asks which of the five are zero.",
     formula="|same signs and same class| / (|same signs| + 10⁻⁹)", range="[0, 1]",
     units="share of samples", passes="1 forward",
-    paper="Dasgupta, Frost, Moshkovitz 2022, arXiv:2202.00734")
+    paper="Dasgupta, Frost, Moshkovitz 2022, arXiv:2202.00734",
+    defect="as in Quantus, it compares the signs of the first five pixels alone, across the batch, "
+           "so that nearly all maps look alike.")
 def consistency(explained: Explained, **maps: bool) -> Scores:
     """The share of like-signed samples of the same class: (N,)."""
     again = Again(explained, **maps)
