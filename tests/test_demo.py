@@ -29,14 +29,21 @@ def test_the_demo_is_what_it_says(tmp_path: Path) -> None:
     assert counts.min() >= 32
     ranked = board.rank(found)
     assert ranked.missing.empty
+    proofs = found.plan["proofs"]
+    assert {proof["badge"] for proof in proofs.values()} == {"proven"}
+    assert set(proofs) == {metric["name"] for metric in found.plan["metrics"]}
+    carried = {m["family"] for m in found.plan["metrics"] if m["track"] == "quantus"}
+    assert carried == {"faithfulness", "localisation", "complexity", "randomisation",
+                       "robustness", "axiomatic"}
     mean = ranked.estimates.set_index(["dataset", "contestant", "metric"])["mean"]
     for dataset in ("digits", "phantom"):
         for metric in ("PointingGame", "RelevanceRankAccuracy", "AttributionLocalisation"):
             assert mean[dataset, "oracle", f"quantus/{metric}"] == pytest.approx(1)
         for control in ("noise", "centre", "edges"):  # blind to the network, and found out
-            assert mean[dataset, control, "quantus/MPRT"] == pytest.approx(1)
-        assert mean[dataset, "gradcam", "quantus/MPRT"] < 0.5
+            assert mean[dataset, control, "mprt"] == 1
+            assert mean[dataset, control, "quantus/RandomLogit"] == pytest.approx(1)
+        assert mean[dataset, "gradcam", "mprt"] < 0.5
     # Grad-CAM on SoftCAM is SoftCAM's evidence less its bias: the same order of pixels.
-    for metric in ("PixelFlipping", "PointingGame"):
-        assert mean["phantom", "softcam", f"quantus/{metric}"] == pytest.approx(
-            mean["phantom", "gradcam@softcam", f"quantus/{metric}"], abs=0.02)
+    for metric in ("quantus/PixelFlipping", "quantus/PointingGame", "pixel-flipping", "auc"):
+        assert mean["phantom", "softcam", metric] == pytest.approx(
+            mean["phantom", "gradcam@softcam", metric], abs=0.02)

@@ -97,7 +97,8 @@ def _add_data_processing(
 ) -> None:
     @metric(f"data-processing/{name}", title=f"Data-processing check: {title}", family=GAUGE,
             better="lower", params={"sigmas": SIGMAS, **params}, version=f"1, {INTERPOLATION}",
-            holds=("batch", "scale"), range="[−1, 1] for probabilities", units="the measure's",
+            holds=("batch", "scale"), order=("oracle", "noise"),
+            range="[−1, 1] for probabilities", units="the measure's",
             passes=f"5 × ({passes})",
             formula=f"mean over σ of {'' if sign > 0 else '−'}[score(map ∗ Gσ) − score(map)]",
             paper="Song et al. 2023, arXiv:2304.13836",
