@@ -99,3 +99,31 @@ def test_every_battery_names_metrics_that_exist(name: str) -> None:
     found = [ask.metric() for ask in battery.asked(file(batteries=(name,)), name)]
     assert found
     assert not [one.name for one in found if one.defect]
+
+
+RELEASED = {
+    "cross-model-1": "12dc175071ee04bd5f23", "fair-7-1": "82460fd489a5fafa4e12",
+    "fair-8-1": "d6991c32f0340efb48df", "gauges-1": "4b1e62f2584b86fa8fd8",
+    "gauges-quick-1": "9833dd0073f0777254dc", "papers-1": "1f237e78070fafd7e4bc",
+    "proven-1": "6e7c38a2775138f89a3d", "proven-quick-1": "3aa64c39f4436ec5fbf8",
+    "quantus-1": "b09d30b8ac074ddcbd6d", "quantus-quick-1": "766a06b2c3639b84c854",
+    "removal-1": "46ff5d6dfd75ea5fa094",
+}
+"""What each battery measures, by a hash of its metrics' versions and parameters."""
+
+
+@pytest.mark.parametrize("name", list(battery.batteries()))
+def test_a_battery_never_changes_what_it_measures(name: str) -> None:
+    # It failed? Then a number would mean something else under an old name: add a new version.
+    asked = file(batteries=(name,))
+    metrics = [ask.metric() for ask in battery.asked(asked, name)]
+    assert battery.facts(asked, metrics)[0]["digest"] == RELEASED[name]
+
+
+def test_the_removal_measures_are_taken_with_three_operators_at_least() -> None:
+    asked = file(batteries=("proven-1", "removal-1"))
+    metrics = [ask.metric() for ask in battery.asked(asked, "here")]
+    for base in ("symmetric-gain", "region-aopc", "road"):
+        operators = {one.params["operator"] for one in metrics
+                     if one.name.partition("/")[0] == base}
+        assert operators >= {"mean", "blur", "linear"}, base
