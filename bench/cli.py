@@ -284,7 +284,7 @@ def check(
     if name in ("metrics", "mutants"):
         sound = (_proofs if name == "metrics" else _mutants)(_of_track(track))
         raise typer.Exit(0 if sound else 1)
-    metric = plugins.metrics[name] if name in plugins.metrics else None
+    metric = plugins.metrics.things.get(name)  # an unknown name may be a method
     if metric:
         _card(metric)
     with err.status(f"checking {name}"):

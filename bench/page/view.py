@@ -7,7 +7,6 @@ from collections import Counter
 from typing import Any
 
 from bench.board import PROVEN, QUANTUS, Board
-from bench.core import canonical
 from bench.measure import GAUGE
 from bench.page import cards, gauges, tables
 from bench.page.gallery import Gallery
@@ -52,13 +51,9 @@ def _counts(board: Board, results: Results) -> list[str]:
     runs = records(results.runs)
     titles = dict.fromkeys(run["info"]["contestant"]["trainer_title"] for run in runs)
     backbones = {run["info"]["classifier"]["backbone"] for run in runs}
-    trained: dict[str, set[str]] = {}
-    for run in runs:
-        facts = run["info"]["contestant"]
-        trained.setdefault(run["dataset"], set()).add(canonical([facts["trainer"], facts["train"]]))
     return [
         plural(len(set(board.estimates["dataset"])), "data set"),
-        f"{plural(max(map(len, trained.values())), 'network')} ({', '.join(titles)}; "
+        f"{plural(len(titles), 'kind of network', 'kinds of network')} ({', '.join(titles)}; "
         f"{', '.join(sorted(backbones))})",
         plural(len(seeds), "seed") + (f" × {len(folds)} folds" if len(folds) > 1 else ""),
         f"{plural(kinds['contestant'], 'contestant')}, {plural(kinds['control'], 'control')}"
