@@ -114,17 +114,25 @@ _RANKS_NOTHING = "it ranks nothing"
 _NO_MAP = "it reads no map"
 _NO_IMAGE = "it shows the network no image"
 _BOTH = "it compares maps with maps, and both are turned over"
+_ZEROS = "it asks where the map is zero"
+_IDLE = "its order does not tell a blind pixel from an idle one"
 _ALIKE = "no planted sample differs from another in it"
 
 MUTANTS = (
     Mutant("direction flipped", "better is the other way round", _other_way,
-           {GAUGE: _RANKS_NOTHING}),
+           {GAUGE: _RANKS_NOTHING, "data-processing": ""}),
     Mutant("map flipped", "evidence for counts as evidence against", _seeing(_upside_down),
            {GAUGE: _RANKS_NOTHING, "classifier": _NO_MAP,
+            "data-processing": "blur helps noise more than a right map upside down",
             "complexity": "it reads |map|", "robustness": _BOTH, "randomisation": _BOTH,
             "coherence": _BOTH, "parity/AttributionLocalisation": "it reads |map|",
             "parity/RelevanceMassAccuracy": "both sums of its ratio change sign",
-            "parity/NonSensitivity": "it asks where the map is zero"}),
+            "parity/NonSensitivity": _ZEROS, "quantus/NonSensitivity": _ZEROS,
+            "quantus/RelevanceMassAccuracy": "both sums of its ratio change sign",
+            "quantus/MonotonicityCorrelation": "it reads |map|",
+            "quantus/InputInvariance": _BOTH,
+            "quantus/Infidelity": "noise of an image's size is further off than a map upside "
+                                  "down"}),
     Mutant("constant", "every sample scores 0.5", _dull,
            {"class-flips": _ALIKE,
             "ood": "any drop is possible; the exact ones stand in tests/test_gauges.py"}),
@@ -134,12 +142,22 @@ MUTANTS = (
            _seeing(_one_channel),
            {**dict.fromkeys(("localisation", "segmentation", "complexity", "coherence",
                              "classifier", "randomisation"), _NO_IMAGE),
-            GAUGE: _RANKS_NOTHING, "quantus/EfficientMPRT": "",
-            "parity/NonSensitivity": "its order does not tell a blind pixel from an idle one"}),
+            GAUGE: _RANKS_NOTHING, "quantus/EfficientMPRT": "", "data-processing": "",
+            "data-processing/road": "no decision changes with what is left",
+            "parity/NonSensitivity": _IDLE, "quantus/NonSensitivity": _IDLE,
+            "quantus/InputInvariance": "a pattern that ignores the image is as invariant in one",
+            "quantus/LocalLipschitzEstimate": "from a pattern to chaos is no further than from "
+                                              "chaos to chaos",
+            "quantus/MonotonicityCorrelation": "the planted evidence keeps its order in one",
+            "quantus/Infidelity": "the smaller map errs less of a network that sees nothing"}),
     Mutant("one normalisation", "all maps are divided by the peak of the batch", _one_array,
            {**dict.fromkeys(("classifier", "ceiling", "ood", "mask-area", "class-flips"), _NO_MAP),
             "segmentation": "its threshold is in the map's own unit",
             "quantus/EfficientMPRT": "its histogram is as wide as each map",
+            "quantus/ROAD": "Quantus is called once a sample",
+            **dict.fromkeys(("quantus/RelativeInputStability", "quantus/RelativeOutputStability",
+                             "quantus/RelativeRepresentationStability"),
+                            "it divides by the map itself, value by value"),
             "parity": "Quantus divides by the peak of the batch, and parity is as Quantus is"}),
     Mutant("mask off by one", "the mask lies one pixel further right", _seeing(_moved_mask),
            {GAUGE: _RANKS_NOTHING, "classifier": "where the object lies changes nothing"}))

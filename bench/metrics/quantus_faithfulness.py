@@ -191,7 +191,7 @@ add("ROAD", title="Remove and debias", family="faithfulness", better="lower",
         "percentages are 10, 20 … 90 instead of 1, 3 … 99, for the cost.",
         "It counts the class that is explained; for a wrongly classified image under the label as "
         "target it is 0 from the start."),
-    order=("oracle", "noise"), holds=("batch", "scale"), maps="ranks", layout="features",
+    order=("oracle", "inverse", "noise"), holds=("batch", "scale"), maps="ranks", layout="features",
     apart="calls", reduce={"mean": percentages}, ours={"softmax": True},
     derived={"perturb_func": _whole_pixels},
     keywords={"percentages": [10, 20, 30, 40, 50, 60, 70, 80, 90], "noise": 0.01, **NOISE})
