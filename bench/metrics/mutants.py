@@ -116,6 +116,10 @@ _NO_IMAGE = "it shows the network no image"
 _BOTH = "it compares maps with maps, and both are turned over"
 _ZEROS = "it asks where the map is zero"
 _IDLE = "its order does not tell a blind pixel from an idle one"
+_FAR = "noise of an image's size is further off than a map upside down"
+_SMALL = "the smaller map errs less of a network that sees nothing"
+_CHAOS = "from a pattern to chaos is no further than from chaos to chaos"
+_GREY = "it takes grey images alone"
 _ALIKE = "no planted sample differs from another in it"
 
 MUTANTS = (
@@ -131,8 +135,7 @@ MUTANTS = (
             "quantus/RelevanceMassAccuracy": "both sums of its ratio change sign",
             "quantus/MonotonicityCorrelation": "it reads |map|",
             "quantus/InputInvariance": _BOTH,
-            "quantus/Infidelity": "noise of an image's size is further off than a map upside "
-                                  "down"}),
+            "quantus/Infidelity": _FAR, "parity/Infidelity": _FAR}),
     Mutant("constant", "every sample scores 0.5", _dull,
            {"class-flips": _ALIKE,
             "ood": "any drop is possible; the exact ones stand in tests/test_gauges.py"}),
@@ -146,12 +149,13 @@ MUTANTS = (
             "data-processing/road": "no decision changes with what is left",
             "parity/NonSensitivity": _IDLE, "quantus/NonSensitivity": _IDLE,
             "quantus/InputInvariance": "a pattern that ignores the image is as invariant in one",
-            "quantus/LocalLipschitzEstimate": "from a pattern to chaos is no further than from "
-                                              "chaos to chaos",
+            "quantus/LocalLipschitzEstimate": _CHAOS, "parity/LocalLipschitzEstimate": _CHAOS,
+            "parity/IROF": _GREY, "parity/ROAD": _GREY, "parity/Infidelity": _SMALL,
             "quantus/MonotonicityCorrelation": "the planted evidence keeps its order in one",
-            "quantus/Infidelity": "the smaller map errs less of a network that sees nothing"}),
+            "quantus/Infidelity": _SMALL}),
     Mutant("one normalisation", "all maps are divided by the peak of the batch", _one_array,
            {**dict.fromkeys(("classifier", "ceiling", "ood", "mask-area", "class-flips"), _NO_MAP),
+            "parity/Infidelity": "",
             "segmentation": "its threshold is in the map's own unit",
             "quantus/EfficientMPRT": "its histogram is as wide as each map",
             "quantus/ROAD": "Quantus is called once a sample",

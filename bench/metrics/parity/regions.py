@@ -31,7 +31,8 @@ _EXACT = 1e-9
 
 
 @parity(
-    "ROAD", title="ROAD", family="faithfulness", better="lower", order=("oracle", "noise"),
+    "ROAD", title="ROAD", family="faithfulness", better="lower",
+    order=("oracle", "inverse", "noise"),
     params={"percentages": tuple(range(1, 100, 2)), "noise": 0.01, "abs": False,
             "normalise": True},
     about="Share of the percentages of removed pixels, most evidence first, at which the explained "
