@@ -30,12 +30,17 @@ class HeatproofError(Exception):
     """Bad input, told in one line that names the cure."""
 
 
+_LISTED = 40
+"""Names that an error lists; of more, nobody would read them."""
+
+
 def unknown(kind: str, name: object, known: Iterable[str]) -> HeatproofError:
-    """The error for a name that does not exist: the nearest known names, then all of them."""
+    """The error for a name that does not exist: the nearest known names, then all if few."""
     names = sorted(known)
     near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "known:"
-    return HeatproofError(f"unknown {kind} {name!r}; {hint} ({', '.join(names) or 'none'})")
+    listed = ", ".join(names) if len(names) <= _LISTED else f"{len(names)}; see heatproof list"
+    return HeatproofError(f"unknown {kind} {name!r}; {hint} ({listed or 'none'})")
 
 
 def canonical(value: object) -> str:
