@@ -94,8 +94,8 @@ def _ask(name: str, table: Mapping[str, Any], where: str, *, force: bool = False
     metric = plugins.metrics[base]
     if metric.defect and not (table.get("force", False) or force):
         raise HeatproofError(
-            f"{where}: {base} is refused: {metric.defect.rstrip('.')}. To run it all the same, set force = true "
-            f"under [metric.\"{name}\"]")
+            f"{where}: {base} is refused: {metric.defect.rstrip('.')}. To run it all the same, "
+            f"set force = true under [metric.\"{name}\"]")
     params = {key: value for key, value in table.items()
               if key not in ("metric", "title", "force")}
     metric = metric.with_params(params)
