@@ -7,6 +7,7 @@ import importlib.metadata
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,15 @@ def _key(metric: Metric) -> str:
 
 def _code(metric: Metric) -> str:
     """A hash of all that scores: metrics, lab, the metric's own module, and what they stand on."""
-    ours = sorted((Path(__file__).parent / "metrics").rglob("*.py"))
     own = getattr(sys.modules.get(metric.score.__module__), "__file__", None)
-    content = [path.read_bytes() for path in [*ours, *([Path(own)] if own else [])]]
+    content = Path(own).read_bytes() if own else b""
+    return hashlib.sha256(_engine() + content).hexdigest()
+
+
+@lru_cache(maxsize=1)
+def _engine() -> bytes:
+    """A hash of what all metrics share, read once: it is the same for each of a suite's."""
+    ours = sorted((Path(__file__).parent / "metrics").rglob("*.py"))
     below = [importlib.metadata.version(name) for name in ("torch", "numpy", "scipy")]
-    return hashlib.sha256(b"".join([*content, *map(str.encode, below)])).hexdigest()
+    content = [*(path.read_bytes() for path in ours), *map(str.encode, below)]
+    return hashlib.sha256(b"".join(content)).digest()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from bench.core import number_from
+from bench.core import HeatproofError, number_from
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,3 +30,9 @@ def each(
 def permutations(seed: Tensor, n: int, what: str) -> Tensor:
     """A random order of n things for each sample: (N, n) int64."""
     return each(seed, what, lambda rng: rng.permutation(n))
+
+
+def counted(draws: object) -> None:
+    """Raises HeatproofError unless `draws`, how often a metric draws, is a whole number above 0."""
+    if not isinstance(draws, int) or isinstance(draws, bool) or draws < 1:
+        raise HeatproofError(f"draws must be a whole number above 0, not {draws!r}")

@@ -22,7 +22,7 @@ from bench.core import HeatproofError
 from bench.measure import GAUGE, Explained, Scores
 from bench.metrics import complexity, localisation
 from bench.metrics.evidence import INTERPOLATION, evidence, scores
-from bench.metrics.faithfulness import pixel_ranks
+from bench.metrics.faithfulness import cell_of, pixel_ranks
 from bench.metrics.localisation import areas, masks, on_pixels
 from bench.metrics.removal import Outputs, ordered, whole
 from bench.metrics.replacement import replacement
@@ -196,8 +196,7 @@ def region_aopc(explained: Explained, *, grid: int, operator: str, output: str) 
     cells = _cells(explained.maps, grid, "signed")
 
     def run() -> Outputs:
-        rows, columns = ((2 * torch.arange(side, device=x.device) + 1) * grid // (2 * side)
-                         for side in x.shape[2:])
+        rows, columns = (cell_of(side, grid, x.device) for side in x.shape[2:])
         rank = pixel_ranks(cells.values, seed)[:, :, rows][..., columns]
         return Outputs.of(ordered(
             explained.network, x, rank, range(grid**2 + 1), replacement(operator, x, seed),

@@ -194,7 +194,7 @@ def pixel_ranks(values: Tensor, seed: Tensor, *, cells: int | None = None) -> Te
     n, height, width = values.shape
     if cells is None:
         return ranks(order(values.flatten(1), seed)).view(n, 1, height, width).int()
-    rows, columns = _cell_of(height, cells, values.device), _cell_of(width, cells, values.device)
+    rows, columns = cell_of(height, cells, values.device), cell_of(width, cells, values.device)
     spread = [one_hot(of, cells).double() for of in (rows, columns)]
     # Sums of equal evidence must tie, whatever the order they were added in.
     sums = grained(spread[0].mT @ values @ spread[1])
@@ -216,6 +216,6 @@ def _flipping(
     return found.followed(output, explained.unit)
 
 
-def _cell_of(size: int, cells: int, device: torch.device) -> Tensor:
+def cell_of(size: int, cells: int, device: torch.device) -> Tensor:
     """The cell that covers most of each of `size` pixels along one side: (size,)."""
     return (2 * torch.arange(size, device=device) + 1) * cells // (2 * size)

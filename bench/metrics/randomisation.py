@@ -13,7 +13,7 @@ import torch
 
 from bench.core import HeatproofError, unknown
 from bench.measure import Explained, Scores
-from bench.metrics.draws import each
+from bench.metrics.draws import counted, each
 from bench.metrics.evidence import INTERPOLATION, Part, evidence, grid, scores
 from bench.metrics.similarity import spearman, ssim
 from bench.metrics.stages import randomised, stages
@@ -137,13 +137,8 @@ def off_classes(target: Tensor, classes: int, draws: int, seed: Tensor) -> Tenso
     return torch.where(drawn >= target[:, None], drawn + 1, drawn)
 
 
-def _counted(draws: int) -> None:
-    if not isinstance(draws, int) or isinstance(draws, bool) or draws < 1:
-        raise HeatproofError(f"draws must be a whole number above 0, not {draws!r}")
-
-
 def _mprt(explained: Explained, order: Order, draws: int, most: int) -> Scores:
-    _counted(draws)
+    counted(draws)
     found = explained.once(("mprt", order, draws, most),
                            lambda: similarities(explained, order, draws, most))
     curve = found.nanmean(1)
@@ -193,7 +188,7 @@ _register("mprt-top-down", "top-down", "Model randomisation, top down", "the hea
     holds=("batch", "scale"))
 def efficient_mprt(explained: Explained, *, draws: int) -> Scores:
     """The mean relative rise of entropy over the draws; the curve holds each draw's."""
-    _counted(draws)
+    counted(draws)
     curve = torch.stack([
         compared(explained.maps, whole(explained, draw), "signed", _rise, grid(explained))
         for draw in range(draws)], 1)
@@ -219,7 +214,7 @@ def efficient_mprt(explained: Explained, *, draws: int) -> Scores:
     holds=("batch", "scale"))
 def random_logit(explained: Explained, *, draws: int, similarity: str) -> Scores:
     """The mean similarity to the off-classes' maps; the curve holds each one's."""
-    _counted(draws)
+    counted(draws)
     if similarity not in SIMILARITIES:
         raise unknown("similarity", similarity, SIMILARITIES)
     classes = off_classes(explained.target, explained.classes, draws, explained.batch.seed)

@@ -9,7 +9,7 @@ import torch
 
 from bench.core import HeatproofError
 from bench.measure import GAUGE, Explained, Scores
-from bench.metrics.draws import each
+from bench.metrics.draws import counted, each
 from bench.metrics.evidence import flaws, scores
 from bench.plugins import metric
 
@@ -81,8 +81,7 @@ def noisy_run(explained: Explained, draws: int, radius: float) -> Noisy:
 
 
 def _checked(draws: int, radius: float) -> None:
-    if not isinstance(draws, int) or isinstance(draws, bool) or draws < 1:
-        raise HeatproofError(f"draws must be a whole number above 0, not {draws!r}")
+    counted(draws)
     if not isinstance(radius, int | float) or not radius > 0:
         raise HeatproofError(f"radius must be a number above 0, such as 0.1, not {radius!r}")
 
