@@ -145,7 +145,10 @@ MUTANTS = (
            _seeing(_one_channel),
            {**dict.fromkeys(("localisation", "segmentation", "complexity", "coherence",
                              "classifier", "randomisation"), _NO_IMAGE),
-            GAUGE: _RANKS_NOTHING, "quantus/EfficientMPRT": "", "data-processing": "",
+            # These hand the explainer their images again, the others ask for the sample's own.
+            **dict.fromkeys(("parity/SmoothMPRT", "quantus/EfficientMPRT", "quantus/MPRT",
+                             "quantus/RandomLogit"), ""),
+            GAUGE: _RANKS_NOTHING, "data-processing": "",
             "data-processing/road": "no decision changes with what is left",
             "parity/NonSensitivity": _IDLE, "quantus/NonSensitivity": _IDLE,
             "quantus/InputInvariance": "a pattern that ignores the image is as invariant in one",
