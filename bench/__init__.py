@@ -7,17 +7,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bench import nets
+    from bench.chunks import TargetScore, fitting, in_pieces
     from bench.core import Batch, Card, HeatproofError, Method
     from bench.data.images import Images
     from bench.measure import Explained, Metric, Scores
-    from bench.plugins import method, metric, source
+    from bench.plugins import method, method_named, metric, source
+    from bench.randomness import seeded
+    from bench.stages import redrawn
 
 __all__ = ["Batch", "Card", "Explained", "HeatproofError", "Images", "Method", "Metric", "Scores",
-           "method", "metric", "nets", "source"]
+           "TargetScore", "fitting", "in_pieces", "method", "method_named", "metric", "nets",
+           "redrawn", "seeded", "source"]
 __version__ = "0.1.0"
 
 _HOMES = {"Images": "bench.data.images", "Explained": "bench.measure", "Metric": "bench.measure",
-          "Scores": "bench.measure", "method": "bench.plugins", "metric": "bench.plugins",
+          "Scores": "bench.measure", "TargetScore": "bench.chunks", "fitting": "bench.chunks",
+          "in_pieces": "bench.chunks", "method": "bench.plugins", "method_named": "bench.plugins",
+          "metric": "bench.plugins", "redrawn": "bench.stages", "seeded": "bench.randomness",
           "source": "bench.plugins"}
 
 

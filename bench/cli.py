@@ -80,9 +80,9 @@ def _table(kind: str) -> object:
     heads: tuple[str, ...]
     rows: list[tuple[str, ...]]
     if kind == "methods":
-        heads = ("name", "title", "family", "trains", "signed", "source")
+        heads = ("name", "title", "family", "trains", "signed", "passes a map", "source")
         rows = [(n, m.title, m.family, "yes" if m.trains() else "", "yes" if m.signed else "",
-                 m.paper) for n, m in plugins.methods.items()]
+                 m.passes or "1 forward", m.paper) for n, m in plugins.methods.items()]
     elif kind == "datasets":
         cards = [data.card(name) for name in data.cards()]
         heads = ("name", "title", "classes", "image", "truth", "licence")

@@ -217,9 +217,9 @@ class Method(ABC):
 
     The training half (`network`, `loss`, `prepare`, `start`, `published`, with `train_params`)
     shapes the weights; a post-hoc explainer leaves it alone. The explaining half (`supports`,
-    `explain`, with `explain_params`) reads them. Both tables of parameters hold the defaults on
-    the class and the suite's values on the instance. `signed` and `additivity` may depend on the
-    parameters: set them in `__init__` then.
+    `study`, `explain`, with `explain_params`) reads them. Both tables of parameters hold the
+    defaults on the class and the suite's values on the instance. `signed` and `additivity` may
+    depend on the parameters: set them in `__init__` then.
     """
 
     name: ClassVar[str] = ""
@@ -227,11 +227,16 @@ class Method(ABC):
     family: ClassVar[str] = ""
     """"inherent", "cam", "gradient", "perturbation" or "control"."""
     paper: ClassVar[str] = ""
+    passes: ClassVar[str] = ""
+    """The cost of one map: images that go through the network, forward and backward, in the words
+    of the parameters. Empty: one forward pass."""
     version: ClassVar[str] = ""
     """Raise it when the maps or the training change. Empty: a hash of the module's source."""
     signed: bool = True
     additivity: str = "none"
     """How the map adds up to the output: "mean" (of the map is the logit), "sum" or "none"."""
+    classwise: ClassVar[bool] = True
+    """Whether another target gives another map."""
     needs_grad: ClassVar[bool] = False
     needs_mask: ClassVar[bool] = False
     base: ClassVar[str] = ""
@@ -243,6 +248,8 @@ class Method(ABC):
     explain_params: Mapping[str, Any] = {}
     check_params: ClassVar[Mapping[str, Any]] = {}
     """Train parameters that make a network small enough for `heatproof check`."""
+    check_explain: ClassVar[Mapping[str, Any]] = {}
+    """Explain parameters that make a map cheap enough for it."""
     ablations: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Train parameters, by name, to be set beside the defaults; `make bench` times each."""
 
@@ -284,9 +291,22 @@ class Method(ABC):
         """A published checkpoint by the names of `network()`'s weights; by default as it is."""
         return state
 
+    @classmethod
+    def calls(cls, params: Mapping[str, Any]) -> tuple[str, ...]:  # noqa: ARG003
+        """The methods that it asks, by these explain parameters; their versions enter its own."""
+        return ()
+
     def supports(self, net: nn.Module) -> str | None:
         """None, or the reason why this explainer cannot serve this network."""
         return None
+
+    def study(self, batches: Iterable[Batch]) -> None:  # noqa: B027
+        """One look at the training images before explaining (a class's mean, baselines)."""
+
+    @classmethod
+    def studies(cls) -> bool:
+        """Whether it looks at the training images before it explains."""
+        return cls.study is not Method.study
 
     @abstractmethod
     def explain(self, net: nn.Module, batch: Batch, target: Tensor) -> Tensor:

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.chunks import in_pieces
 from bench.core import Batch, HeatproofError, Method
 from bench.randomness import seeded
 from bench.spec import RunSpec
 from bench.store import Cache, read_arrays, write_arrays
 
 CHUNK = 64
-"""Images explained at a time."""
+"""Images explained at a time, or fewer where memory is short."""
 
 TOLERANCE = 1e-4
 """How far a map's total may be from the output it adds up to, over max(1, |output|).
@@ -46,12 +47,11 @@ def explained(method: Method, net: nn.Module, batch: Batch, target: Tensor) -> T
 
     The mask reaches only a method that declares that it needs it. Global random state is forked
     and seeded from the batch; the network comes back in evaluation mode and without gradients.
-    Raises HeatproofError for a map of another shape.
+    A chunk that finds no memory is halved. Raises HeatproofError for a map of another shape.
     """
     shown = batch if method.needs_mask else replace(batch, mask=None)
-    parts = []
-    for start in range(0, len(batch), CHUNK):
-        part = slice(start, start + CHUNK)
+
+    def work(part: slice) -> Tensor:
         piece = shown[part]
         with seeded(int(piece.seed[0])), torch.enable_grad():
             made = method.explain(net, piece, target[part])
@@ -60,10 +60,32 @@ def explained(method: Method, net: nn.Module, batch: Batch, target: Tensor) -> T
             raise HeatproofError(
                 f"method {method.name!r} returned maps of shape {shape}; explain() must return "
                 f"({len(piece)}, h, w)")
-        parts.append(made.detach().to(torch.float32))
-    net.eval()
-    net.zero_grad(set_to_none=True)
-    return torch.cat(parts)
+        return made.detach().to(torch.float32)
+
+    try:
+        return torch.cat(in_pieces(work, len(batch), CHUNK))
+    finally:
+        net.eval()
+        net.zero_grad(set_to_none=True)
+
+
+def unsupported(method: Method, net: nn.Module) -> str | None:
+    """None, or the reason why a method cannot explain a network; tried on a blank image.
+
+    Its own reason first; then whether a network that must have a gradient has one.
+    """
+    if reason := method.supports(net):
+        return reason
+    if not method.needs_grad:
+        return None
+    device = next((p.device for p in net.parameters()), torch.device("cpu"))
+    x = torch.zeros(1, *method.card.image, device=device, requires_grad=True)
+    with torch.enable_grad():
+        logits = net(x)
+    if logits.grad_fn is None:
+        return (f"the logits of {type(net).__name__} have no gradient with respect to the image, "
+                f"and {method.title or method.name} reads it")
+    return None
 
 
 def explainer(

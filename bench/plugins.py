@@ -115,8 +115,18 @@ def trainer(name: str) -> type[Method]:
     return cls
 
 
-def version_of(cls: type[Method]) -> str:
-    """What enters the ids for a method: its version, else the hash of its module's source."""
+def method_named(name: str) -> type[Method]:
+    """The registered method of that name. Raises HeatproofError for an unknown one."""
+    return methods[name]
+
+
+def version_of(cls: type[Method], params: Mapping[str, Any] | None = None) -> str:
+    """What enters the ids for a method: its version, else the hash of its module's source.
+
+    With explain parameters, also that of each method that it calls by them.
+    """
+    if called := cls.calls(params) if params is not None else ():
+        return "+".join([version_of(cls), *(version_of(methods[name]) for name in called)])
     if cls.version:
         return cls.version
     try:

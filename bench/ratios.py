@@ -22,7 +22,7 @@ from torch import nn
 from bench import data, metrics, nets, plugins, run, suite
 from bench.core import PLAIN, Batch, HeatproofError, Method, Plain
 from bench.data.images import Batches
-from bench.explain import explained, explainer
+from bench.explain import CHUNK, explained, explainer, unsupported
 from bench.measure import Explained
 from bench.spec import RunSpec
 from bench.store import Cache
@@ -149,7 +149,9 @@ def _explaining(
     card = data.card(spec.dataset)
     for name, cls in plugins.methods.items():
         method = cls(card, lambda: net)
-        if not cls.trains() and method.supports(net) is None:
+        if not cls.trains() and unsupported(method, net) is None:
+            if cls.studies():
+                method.study(_batches(spec, "train").in_order(CHUNK))
             yield name, lambda method=method: explained(method, net, batch, batch.y)  # type: ignore[misc]
 
 

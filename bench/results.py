@@ -68,7 +68,8 @@ RUN = {
     "git": "commit of the checkout, or empty",
     "device": "what it ran on",
     "checkpoint": "sha256 of the checkpoint's file",
-    "measured": "seconds by stage; this block alone may differ between two runs of one spec",
+    "measured": "seconds by stage, and passes: images that went through the network for one map; "
+                "this block alone may differ between two runs of one spec",
 }
 SAMPLES = pa.schema([
     ("key", pa.string()),             # stable name of the image

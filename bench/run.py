@@ -20,6 +20,7 @@ from bench import data, explain, metrics, train
 from bench.core import HOME, Batch, HeatproofError, Method
 from bench.data.images import Batches, Images
 from bench.measure import Explained, Metric
+from bench.passes import counted
 from bench.results import Folder, read_media
 from bench.spec import RunSpec
 from bench.store import Cache, read_json
@@ -91,7 +92,7 @@ def _run(
     if fitted.trained:
         measured["train"] = clock() - started
     net = fitted.net
-    if reason := explainer.supports(net):
+    if reason := explain.unsupported(explainer, net):
         outcome.status = f"unsupported: {reason}"
         folder.write_run(
             _facts(spec, explainer, net, None, None, (), fitted, measured, place, reason))
@@ -101,8 +102,16 @@ def _run(
     batch, logits, target = _asked(spec, net, batches, place)
     place.progress("explain", 0, 1)
     started = clock()
-    maps = explain.maps(explainer, net, batch, target, spec, place.cache)
+    if explainer.studies():
+        shown = _batches(spec, "train", _training_images(spec)[0])
+        explainer.study(part.to(place.device) for part in shown.in_order(explain.CHUNK))
+    made_before = place.cache.has("maps", spec.maps_id)
+    with counted(net) as passes:
+        maps = explain.maps(explainer, net, batch, target, spec, place.cache)
     measured.setdefault("explain", clock() - started)
+    if not made_before:
+        measured["passes"] = {"forward": passes.forward / len(batch),
+                              "backward": passes.backward / len(batch)}
     if not (folder.path / "samples.parquet").is_file():
         _write_samples(folder, batch, logits, target)
     if spec.media and read_media(folder.path) is None:

@@ -150,11 +150,11 @@ def contestant(name: str, file: SuiteFile, where: str) -> Contestant:
         trainer_name = explainer_name if explainer.trains() else PLAIN
     trainer = plugins.trainer(trainer_name)
     defaults = _method_params(file, where)
+    explain = _params(explainer, "explain", defaults, variant.explain, name)
     return Contestant(
         name=name, explainer=explainer_name, trainer=trainer_name,
-        explainer_version=plugins.version_of(explainer),
-        trainer_version=plugins.version_of(trainer),
-        explain=_params(explainer, "explain", defaults, variant.explain, name),
+        explainer_version=plugins.version_of(explainer, explain),
+        trainer_version=plugins.version_of(trainer), explain=explain,
         train=_params(trainer, "train", defaults, train, name))
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import random
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bench import data, plugins, suite
+from bench.chunks import at_most
 from bench.core import Batch, Card, Method, unknown
-from bench.explain import additivity, explained
+from bench.explain import additivity, explained, unsupported
 from bench.measure import Metric
 from bench.metrics.known import Finding
 from bench.nets import maker
+from bench.passes import Passes, counted
 from bench.proofs import findings
 from bench.randomness import seeded
 from bench.spec import Backbone
@@ -100,48 +103,100 @@ def tiny_batch(channels: int = 1, *, size: int = 32, n: int = 4) -> tuple[Card, 
         key=tuple(map(str, range(n))), seed=torch.arange(n) + 11, group=("",) * n, mask=mask)
 
 
-def check_method(cls: type[Method], *, channels: tuple[int, ...] = (1, 3)) -> list[Finding]:
-    """What every method must keep, on a tiny network that it has not seen."""
-    return [finding for c in channels for finding in _method(cls, c)]
+def check_method(
+    cls: type[Method], *, channels: tuple[int, ...] = (1, 3),
+    network: Callable[[Card], nn.Module] | None = None,
+) -> list[Finding]:
+    """What every method must keep, on a small untrained network.
+
+    network: makes what it explains, a classifier for a card of images of 32 px; by default its own
+    or the plain one. A network that it does not support is its one finding, which is not ok.
+    """
+    return [finding for c in channels for finding in _method(cls, c, network)]
 
 
-def _method(cls: type[Method], channels: int) -> Iterator[Finding]:
+def _method(
+    cls: type[Method], channels: int, network: Callable[[Card], nn.Module] | None,
+) -> Iterator[Finding]:
     card, batch = tiny_batch(channels)
-    make = maker(TINY, card, 0)
-    method = cls(card, make, train=cls.check_params)
-    if cls.trains():
-        with seeded(0):
-            net = method.network()
+    own = network is None and cls.trains()
+    method = cls(card, maker(TINY, card, 0), train=cls.check_params if own else None,
+                 explain=cls.check_explain)
+    with seeded(0):
+        net = network(card) if network else method.network()
+    if own:
         yield from _training(method, net, batch)
-    else:
-        net = make()
     net.eval().requires_grad_(False)
     kind = f"{cls.name}, {channels} channels"
-    if reason := method.supports(net):
+    if reason := unsupported(method, net):
         yield Finding(kind, "serves the network it is checked on", reason, False)
         return
-    before = {key: value.clone() for key, value in net.state_dict().items()}
-    hooks, state = _hooks(net), torch.get_rng_state()
-    maps = explained(method, net, batch, batch.y)
+    if cls.studies():
+        method.study(iter([batch]))
+    before, state = _traces(net), _global_state()
+    with counted(net) as passes:
+        maps = explained(method, net, batch, batch.y)
+    yield Finding(kind, "passes through the network for one map", _cost(passes, len(batch)), True)
     grid = tuple(maps.shape[1:])
     yield Finding(kind, "maps are (N, h, w), no finer than the image", f"{tuple(maps.shape)}",
                   min(grid) >= 1 and max(grid) <= batch.x.shape[-1])
     yield Finding(kind, "maps are finite", "", bool(maps.isfinite().all()))
+    yield Finding(kind, "an unsigned map has no negative value", f"least {float(maps.min()):.2g}",
+                  method.signed or float(maps.min()) >= 0)
     again = explained(method, net, batch, batch.y)
     yield Finding(kind, "the same call gives the same bits", "", bool(torch.equal(maps, again)))
     single = torch.cat([
         explained(method, net, batch[[i]], batch.y[[i]]) for i in range(len(batch))])
-    off = _largest(single, maps) / max(float(maps.abs().max()), 1e-12)
-    yield Finding(kind, "a batch of n equals n batches of one (1e-5 of the peak)",
-                  f"differs by {off:.1e}", off <= 1e-5)
-    changed = [k for k, v in net.state_dict().items() if not torch.equal(v, before[k])]
-    yield Finding(kind, "weights and buffers are unchanged", ", ".join(changed), not changed)
-    yield Finding(kind, "no hook, no gradient and no training mode is left behind", "",
-                  _hooks(net) == hooks and not net.training
-                  and all(p.grad is None for p in net.parameters()))
+    with at_most(3):
+        pieces = explained(method, net, batch, batch.y)
+    peak = max(float(maps.abs().max()), 1e-12)
+    for what, other in {"a batch of n equals n batches of one": single,
+                        "pieces of another size give the same map": pieces}.items():
+        off = _largest(other, maps) / peak
+        yield Finding(kind, f"{what} (1e-5 of the peak)", f"differs by {off:.1e}", off <= 1e-5)
+    moved = _largest(explained(method, net, batch, (batch.y + 1) % len(card.classes)), maps) / peak
+    expected = "another target gives another map" if cls.classwise else "it ignores the target"
+    yield Finding(kind, expected, f"differs by {moved:.1e}", (moved > 1e-5) == cls.classwise)
+    after = _traces(net)
+    changed = [what for what in before if not _alike(before[what], after.get(what))]
+    changed += [f"{what} is new" for what in after if what not in before]
+    yield Finding(kind, "weights, modules, hooks, gradients and modes are as they were",
+                  ", ".join(changed), not changed)
     yield Finding(kind, "the global random state is unchanged", "",
-                  bool(torch.equal(state, torch.get_rng_state())))
+                  all(map(_alike, state, _global_state())))
     yield from _additivity(method, net, batch, maps, kind)
+
+
+def _cost(passes: Passes, n: int) -> str:
+    return f"{passes.forward / n:g} forward, {passes.backward / n:g} backward"
+
+
+def _traces(net: nn.Module) -> dict[str, object]:
+    """All of a network that an explainer might change, by what it is called."""
+    found: dict[str, object] = {k: v.clone() for k, v in net.state_dict().items()}
+    for name, module in net.named_modules():
+        for key, value in vars(module).items():
+            what = f"{name}.{key}".strip(".")
+            if key.endswith("_hooks"):
+                found[what] = len(value)
+            elif key == "_modules":
+                found[what] = [(child, id(part)) for child, part in value.items()]
+            elif not key.startswith("_"):
+                found[what] = value
+    for name, parameter in net.named_parameters():
+        found[f"{name}.grad"] = parameter.grad is None, parameter.requires_grad
+    return found
+
+
+def _global_state() -> tuple[object, ...]:
+    drawn = np.random.get_state()  # noqa: NPY002
+    return torch.get_rng_state(), bytes(drawn[1]), drawn[2], random.getstate()  # type: ignore[index]
+
+
+def _alike(one: object, other: object) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return torch.equal(one, other)
+    return one is other or repr(one) == repr(other)
 
 
 def _training(method: Method, net: nn.Module, batch: Batch) -> Iterator[Finding]:
@@ -175,8 +230,3 @@ def _additivity(
 
 def _largest(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().max()) if a.shape == b.shape else float("inf")
-
-
-def _hooks(net: nn.Module) -> int:
-    return sum(len(getattr(module, name)) for module in net.modules()
-               for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks"))

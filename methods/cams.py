@@ -17,6 +17,7 @@ class GradCAM(Method):
     family = "cam"
     paper = "Selvaraju et al. 2017, arXiv:1610.02391; by captum's LayerGradCam"
     version = "2"
+    passes = "1 forward, 1 backward"
     needs_grad = True
     explain_params = {"relu": False}
 

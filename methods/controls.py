@@ -16,8 +16,10 @@ class Control(Method):
     """A map that is made without looking at the network."""
 
     family = "control"
+    passes = "none"
     version = "1"
     signed = False
+    classwise = False
 
 
 @method("noise")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
-from bench import Batch, HeatproofError, Method, method
+from bench import Batch, Method, TargetScore, method
+
+from .reference import reference
 
 
 @method("ig")
@@ -21,7 +22,8 @@ class IntegratedGradients(Method):
     title = "Integrated Gradients"
     family = "gradient"
     paper = "Sundararajan et al. 2017, arXiv:1703.01365; by captum's IntegratedGradients"
-    version = "1"
+    passes = "steps forward, steps backward"
+    version = "2"
     needs_grad = True
     explain_params = {"steps": 50, "baseline": "black"}
 
@@ -30,18 +32,7 @@ class IntegratedGradients(Method):
         from captum.attr import IntegratedGradients
 
         x = batch.x.clone().requires_grad_()
-        steps = self.explain_params["steps"]
-        shares = IntegratedGradients(net).attribute(
-            x, baselines=self._baseline(batch.x), target=target, n_steps=steps,
-            internal_batch_size=max(len(x), 128))
+        shares = IntegratedGradients(TargetScore(net)).attribute(
+            x, baselines=reference(self, batch.x), additional_forward_args=(target,),
+            n_steps=self.explain_params["steps"])
         return cast(Tensor, shares.sum(1))
-
-    def _baseline(self, x: Tensor) -> Tensor:
-        kind = self.explain_params["baseline"]
-        if kind not in ("black", "mean"):
-            raise HeatproofError(f"ig: baseline must be 'black' or 'mean', not {kind!r}")
-        if kind == "mean":
-            return torch.zeros_like(x)
-        mean, std = (torch.tensor(v, dtype=x.dtype, device=x.device)[:, None, None]
-                     for v in (self.card.mean, self.card.std))
-        return (-mean / std).expand_as(x)

@@ -25,8 +25,8 @@ from bench.core import Batch, HeatproofError
 from bench.measure import Explained, Scores
 from bench.metrics import evidence, known, score
 from bench.metrics.parity.randomisation import new_layers
-from bench.metrics.stages import randomised, stages
 from bench.randomness import seeded
+from bench.stages import randomised, stages
 
 plugins.load()
 torch.set_num_threads(1)

@@ -21,9 +21,9 @@ from bench.measure import Explained
 from bench.metrics import known, score
 from bench.metrics.randomisation import entropy, off_classes, similarities
 from bench.metrics.similarity import pearson, ranks, spearman, ssim
-from bench.metrics.stages import randomised, stages
 from bench.nets import maker
 from bench.randomness import seeded
+from bench.stages import randomised, stages
 from bench.testing import TINY, tiny_batch
 
 plugins.load()

@@ -13,9 +13,9 @@ from torch import nn
 
 from bench import plugins
 from bench.core import HeatproofError
-from bench.metrics.stages import Stage, randomised, stages
 from bench.nets import maker
 from bench.randomness import seeded
+from bench.stages import Stage, randomised, stages
 from bench.testing import TINY, tiny_batch
 
 plugins.load()

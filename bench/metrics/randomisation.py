@@ -16,8 +16,8 @@ from bench.measure import Explained, Scores
 from bench.metrics.draws import counted, each
 from bench.metrics.evidence import INTERPOLATION, Part, evidence, grid, scores
 from bench.metrics.similarity import spearman, ssim
-from bench.metrics.stages import randomised, stages
 from bench.plugins import metric
+from bench.stages import randomised, stages
 
 if TYPE_CHECKING:
     from torch import Tensor

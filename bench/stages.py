@@ -92,6 +92,15 @@ def randomised(network: nn.Module, order: Sequence[Stage], draw: int) -> Iterato
         yield changed
 
 
+def redrawn(network: nn.Module, draw: int = 0) -> nn.Module:
+    """A copy of the network whose parameters are all drawn anew, the same at every call."""
+    changed = copy.deepcopy(network)
+    for name, module in changed.named_modules():
+        if _own(module) or resets(module):
+            _redraw(module, name, draw)
+    return changed
+
+
 def resets(module: nn.Module) -> bool:
     """Whether `module.reset_parameters()` makes it as new and touches no module inside it."""
     return callable(getattr(module, "reset_parameters", None)) and (
