@@ -142,7 +142,7 @@ def _measured(
     metrics = [metric for metric in every if metric["family"] != GAUGE]
     compared = [metric for metric in metrics if is_compared(metric)]
     ranked = [name for name in whole if not here[name]["ceiling"]]
-    controls = [name for name in ranked if here[name]["control"]]
+    controls = {name: here[name] for name in ranked if here[name]["control"]}
     contestants = [name for name in ranked if name not in controls]
     estimates, drawn_ranks = _estimates(panel, metrics, planned, whole, ranked)
     families = _families(
@@ -153,7 +153,7 @@ def _measured(
                            planned, whole, ranked)
     tracks, swaps = checks.tracks(panel.dataset, families, contestants, PROVEN, QUANTUS)
     differences = verdicts.differences(panel, compared, ranked, controls)
-    judged = panel.dataset, compared, contestants, len(controls), differences
+    judged = panel.dataset, compared, contestants, controls, differences
     return {
         "estimates": estimates, "common": common, "subset": subset, "families": families,
         "differences": differences, "verdicts": verdicts.verdicts(*judged),

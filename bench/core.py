@@ -218,8 +218,8 @@ class Method(ABC):
     The training half (`network`, `loss`, `prepare`, `start`, `published`, with `train_params`)
     shapes the weights; a post-hoc explainer leaves it alone. The explaining half (`supports`,
     `study`, `explain`, with `explain_params`) reads them. Both tables of parameters hold the
-    defaults on the class and the suite's values on the instance. `signed` and `additivity` may
-    depend on the parameters: set them in `__init__` then.
+    defaults on the class and the suite's values on the instance. `signed`, `additivity`
+    and `needs_grad` may depend on the parameters: set them in `__init__` then.
     """
 
     name: ClassVar[str] = ""
@@ -237,7 +237,7 @@ class Method(ABC):
     """How the map adds up to the output: "mean" (of the map is the logit), "sum" or "none"."""
     classwise: ClassVar[bool] = True
     """Whether another target gives another map."""
-    needs_grad: ClassVar[bool] = False
+    needs_grad: bool = False
     needs_mask: ClassVar[bool] = False
     base: ClassVar[str] = ""
     """Post-fitting: the trainer whose trained network `start` is given. Empty: none."""
@@ -295,6 +295,11 @@ class Method(ABC):
     def calls(cls, params: Mapping[str, Any]) -> tuple[str, ...]:  # noqa: ARG003
         """The methods that it asks, by these explain parameters; their versions enter its own."""
         return ()
+
+    @classmethod
+    def titled(cls, params: Mapping[str, Any]) -> str:  # noqa: ARG003
+        """What a person calls it with these explain parameters; by default its title."""
+        return cls.title or cls.name
 
     def supports(self, net: nn.Module) -> str | None:
         """None, or the reason why this explainer cannot serve this network."""

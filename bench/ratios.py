@@ -24,12 +24,15 @@ from bench.core import PLAIN, Batch, HeatproofError, Method, Plain
 from bench.data.images import Batches
 from bench.explain import CHUNK, explained, explainer, unsupported
 from bench.measure import Explained
+from bench.passes import counted
 from bench.spec import RunSpec
 from bench.store import Cache
 
 ROUNDS = 3
 STEPS = 15
 """Rounds of single training steps, which take milliseconds."""
+EXPLAINED = 4
+"""Images that each explainer is timed on; the samplers send thousands through the network."""
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -58,8 +61,8 @@ def main() -> None:
         _training(spec, console)
         _steps(spec, console)
         net, batch = _prepared(spec)
-        _costs("explainers", dataset, net, batch, _explaining(spec, net, batch), console)
-        _costs("metrics", dataset, net, batch, _scoring(demo, spec, net, batch), console)
+        _explainers(spec, net, batch[list(range(EXPLAINED))], console)
+        _costs(dataset, net, batch, _scoring(demo, spec, net, batch), console)
 
 
 def _batches(spec: RunSpec, split: str) -> Batches:
@@ -143,15 +146,35 @@ def _prepared(spec: RunSpec) -> tuple[nn.Module, Batch]:
     return net.eval().requires_grad_(False), _batches(spec, "test").batch()
 
 
+def _explainers(spec: RunSpec, net: nn.Module, batch: Batch, console: Console) -> None:
+    """What a map of each explainer costs: images sent through the network, and time."""
+    console.print(f"{spec.dataset}: explainers, {len(batch)} images, in forward passes of them")
+    table = Table(box=None, pad_edge=False)
+    for head in ("  name", "forward", "backward", "time in passes", "ms an image"):
+        table.add_column(head, justify="left" if head == "  name" else "right")
+
+    def forward() -> None:
+        with torch.no_grad():
+            net(batch.x)
+
+    for name, work in _explaining(spec, net, batch):
+        with counted(net) as passes:
+            work()
+        one, whole = side_by_side(forward, work)
+        counts = (f"{n / len(batch):.0f}" for n in (passes.forward, passes.backward))
+        table.add_row(f"  {name}", *counts, f"{whole / one:.1f}",
+                      f"{1000 * whole / len(batch):.2f}")
+    console.print(table)
+
+
 def _explaining(
     spec: RunSpec, net: nn.Module, batch: Batch,
 ) -> Iterator[tuple[str, Callable[[], object]]]:
-    card = data.card(spec.dataset)
+    card = suite.card_of(spec)
     for name, cls in plugins.methods.items():
         method = cls(card, lambda: net)
         if not cls.trains() and unsupported(method, net) is None:
-            if cls.studies():
-                method.study(_batches(spec, "train").in_order(CHUNK))
+            method.study(_batches(spec, "train").in_order(CHUNK))
             yield name, lambda method=method: explained(method, net, batch, batch.y)  # type: ignore[misc]
 
 
@@ -170,10 +193,10 @@ def _scoring(
 
 
 def _costs(
-    kind: str, dataset: str, net: nn.Module, batch: Batch,
+    dataset: str, net: nn.Module, batch: Batch,
     works: Iterator[tuple[str, Callable[[], object]]], console: Console,
 ) -> None:
-    console.print(f"{dataset}: {kind}, {len(batch)} images, in forward passes of that batch")
+    console.print(f"{dataset}: metrics, {len(batch)} images, in forward passes of that batch")
     table = Table(box=None, pad_edge=False)
     table.add_column("  name")
     table.add_column("passes", justify="right")

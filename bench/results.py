@@ -54,9 +54,11 @@ PROOF = {
 }
 RUN = {
     "spec": "the frozen RunSpec with its ids",
-    "contestant": "name; title, family, paper, signed, additivity, control, ceiling, explainer "
-                  "(its name) and explain (its parameters); trainer, trainer_title, train (its "
-                  "parameters) and twin (the trainer whose network lacks what it adds, or empty)",
+    "contestant": "name; title, family, paper, passes (of one map, in words), signed, additivity, "
+                  "control, ceiling, classwise (whether another target gives another map), "
+                  "explainer (its name) and explain (its parameters); trainer, trainer_title, "
+                  "train (its parameters) and twin (the trainer whose network lacks what it adds, "
+                  "or empty)",
     "dataset": "the facts of the card",
     "classifier": "parameters (count), accuracy (on the scored images), grid (h, w) of the maps",
     "metrics": "metric -> its facts, for each score file beside this one",

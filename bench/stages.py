@@ -85,16 +85,23 @@ def randomised(network: nn.Module, order: Sequence[Stage], draw: int) -> Iterato
     given depends on its name and `draw` alone, so the last network is the same in any order, and
     the same on any device.
     """
-    changed = copy.deepcopy(network)
+    changed = copied(network)
     for stage in order:
         for name in stage.modules:
             _redraw(changed.get_submodule(name), name, draw)
         yield changed
 
 
+def copied(network: nn.Module) -> nn.Module:
+    """A deep copy of the network; quick, for torch's own copy of a tensor warns and is slow."""
+    held: dict[int, object] = {id(b): b.detach().clone() for b in network.buffers()}
+    held |= {id(p): nn.Parameter(p.detach().clone(), p.requires_grad) for p in network.parameters()}
+    return copy.deepcopy(network, held)
+
+
 def redrawn(network: nn.Module, draw: int = 0) -> nn.Module:
     """A copy of the network whose parameters are all drawn anew, the same at every call."""
-    changed = copy.deepcopy(network)
+    changed = copied(network)
     for name, module in changed.named_modules():
         if _own(module) or resets(module):
             _redraw(module, name, draw)

@@ -79,10 +79,12 @@ def contestant_facts(who: Contestant) -> dict[str, Any]:
     """What a reader of results must know of a contestant, ready for JSON."""
     explainer, trainer = plugins.methods[who.explainer], plugins.trainer(who.trainer)
     return {
-        "name": who.name, "title": explainer.title or explainer.name, "family": explainer.family,
-        "paper": explainer.paper, "signed": explainer.signed, "additivity": explainer.additivity,
+        "name": who.name, "title": explainer.titled(who.explain), "family": explainer.family,
+        "paper": explainer.paper, "passes": explainer.passes or "1 forward",
+        "signed": explainer.signed, "additivity": explainer.additivity,
         "control": explainer.family == "control" and not explainer.needs_mask,
-        "ceiling": explainer.needs_mask, "explainer": who.explainer, "trainer": who.trainer,
+        "ceiling": explainer.needs_mask, "classwise": explainer.classwise,
+        "explainer": who.explainer, "trainer": who.trainer,
         "trainer_title": trainer.title or trainer.name, "twin": trainer.twin,
         "train": dict(who.train), "explain": dict(who.explain)}
 

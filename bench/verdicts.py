@@ -40,18 +40,31 @@ def groups(metrics: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], list[R
     return found
 
 
+def opponents(metric: Mapping[str, Any], controls: Mapping[str, Row]) -> list[str]:
+    """The controls that a metric compares with; all of them, but in a check of the class.
+
+    Maps of a random network, and the mean image of a class, follow the class as they should:
+    they are controls of what was learned, and there only those that ignore the class are any.
+    """
+    of_class = metric["family"] == SANITY and "randomise" not in metric["needs"]
+    return [name for name, facts in controls.items()
+            if not (of_class and facts.get("classwise", False))]
+
+
 def differences(
-    panel: Panel, metrics: Sequence[Row], ranked: Sequence[str], controls: Sequence[str],
+    panel: Panel, metrics: Sequence[Row], ranked: Sequence[str], controls: Mapping[str, Row],
 ) -> list[Row]:
     """Each contestant minus each control, in every metric that compares them."""
-    pairs = [(name, control) for name in ranked for control in controls if name != control]
+    pairs = {metric["name"]: [
+        (name, control) for name in ranked for control in opponents(metric, controls)
+        if name != control] for metric in metrics if metric["family"] != CLASSIFIER}
     return [{**row, "contestant": row["pair"][0], "control": row["pair"][1]}
-            for metric in metrics if pairs and metric["family"] != CLASSIFIER
-            for row in panel.differences(metric, pairs)]
+            for metric in metrics if pairs.get(metric["name"])
+            for row in panel.differences(metric, pairs[metric["name"]])]
 
 
 def verdicts(
-    dataset: str, metrics: Sequence[Row], contestants: Sequence[str], controls: int,
+    dataset: str, metrics: Sequence[Row], contestants: Sequence[str], controls: Mapping[str, Row],
     found: Sequence[Row],
 ) -> list[Row]:
     """One a contestant and family, of the differences that were found.
@@ -67,7 +80,7 @@ def verdicts(
 
 
 def sanity(
-    dataset: str, metrics: Sequence[Row], contestants: Sequence[str], controls: int,
+    dataset: str, metrics: Sequence[Row], contestants: Sequence[str], controls: Mapping[str, Row],
     found: Sequence[Row],
 ) -> list[Row]:
     """The same for each randomisation check by itself, to stand beside its number."""
@@ -79,7 +92,7 @@ def sanity(
 
 
 def _verdict(
-    family: str, metrics: Sequence[Row], controls: int, found: Sequence[Row],
+    family: str, metrics: Sequence[Row], controls: Mapping[str, Row], found: Sequence[Row],
 ) -> Row:
     """The worst that can be said against any control in any of the metrics."""
     facts = {metric["name"]: metric for metric in metrics}
@@ -96,7 +109,7 @@ def _verdict(
         verdict = f"{_WORDS[worst['reads']]} {worst['control']}"
         if family == SANITY and worst["reads"] != "not told apart":
             verdict = f"{FAILS}: {verdict}"
-    if len(met) < len(metrics) * controls:
+    if len(met) < sum(len(opponents(metric, controls)) for metric in metrics):
         detail += "; not compared where either has no number"
     return {"verdict": verdict, "against": None if beaten else worst["control"],
             "metric": None if beaten else worst["metric"], "detail": detail}

@@ -1,11 +1,22 @@
-"""The image that stands for the absence of everything."""
+"""What stands for the absence of everything: one image, or many training images."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-from bench import HeatproofError, Method
+from bench import Batch, HeatproofError, Method
+
+
+def count(method: Method, name: str) -> int:
+    """The method's explain parameter `name`. Raises HeatproofError unless it is 1, 2, 3, ..."""
+    value = method.explain_params[name]
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise HeatproofError(
+            f"{method.name}: {name} must be a whole number above 0, not {value!r}")
+    return value
 
 
 def reference(method: Method, x: Tensor) -> Tensor:
@@ -23,3 +34,37 @@ def reference(method: Method, x: Tensor) -> Tensor:
     mean, std = (torch.tensor(v, dtype=x.dtype, device=x.device)[:, None, None]
                  for v in (method.card.mean, method.card.std))
     return (-mean / std).expand_as(x)
+
+
+class Background(Method):
+    """A method that compares an image with training images.
+
+    The first `background` of the training images are kept; 100 are what SHAP's examples take. In a
+    run the classes take turns in their order, so each has its share.
+    """
+
+    explain_params = {"background": 100}
+
+    _kept: Tensor | None = None
+
+    @property
+    def background(self) -> Tensor:
+        """The kept images (B, C, H, W). Raises HeatproofError before `study`."""
+        if self._kept is None:
+            raise HeatproofError(
+                f"{self.name} compares with training images; call study(batches) before explain()")
+        return self._kept
+
+    def study(self, batches: Iterable[Batch]) -> None:
+        """Keeps the first images, and reads no batch after them.
+
+        Raises HeatproofError for a `background` below 1 and where there is no image.
+        """
+        most, kept = count(self, "background"), list[Tensor]()
+        for batch in batches:
+            kept.append(batch.x[:most - sum(map(len, kept))])
+            if sum(map(len, kept)) == most:
+                break
+        if not sum(map(len, kept)):
+            raise HeatproofError(f"{self.name}: there is no training image to compare with")
+        self._kept = torch.cat(kept)

@@ -133,6 +133,7 @@ def about(name):
     return {
         "name": name, "title": title, "family": family, "signed": signed,
         "paper": "arXiv:1610.02391" if family == "cam" else "",
+        "passes": "none" if family == "control" else "1 forward, 1 backward",
         "additivity": {"softcam": "mean", "partial": "sum"}.get(explainer, "none"),
         "control": family == "control" and name != "oracle", "ceiling": name == "oracle",
         "explainer": explainer, "explain": {"relu": False} if family == "cam" else {},
@@ -201,8 +202,10 @@ def build(out: Path, *, images: int = 24, seeds: int = 3, measured: float = 1.5)
                     "spec": spec.to_json(), "unsupported": unsupported, "dataset": facts[card.name],
                     "contestant": who,
                     "additivity": None if unsupported else added_up(who, seed, images),
-                    "classifier": {"parameters": 4_900_000, "accuracy": float(right.mean()),
-                                   "grid": [8, 8], "backbone": "resnet10t"},
+                    "classifier": {
+                        "parameters": 4_900_000, "backbone": "resnet10t",
+                        "accuracy": None if unsupported else float(right.mean()),
+                        "grid": None if unsupported else [8, 8]},
                     "metrics": {metric.name: metric.facts() for metric in metrics},
                     "versions": {"python": "3.11.9", "torch": "2.8.0", "quantus": "0.6.0"},
                     "git": "0123456789abcdef", "device": "cpu", "checkpoint": "ab" * 32,

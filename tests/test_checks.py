@@ -109,24 +109,33 @@ def test_randomisation_ranks_nobody(ranked):
     (-0.1, 0.0, "not told apart", "not told apart from noise")])
 def test_a_sanity_check_reads_its_interval(low, high, reads, verdict):
     metric = {"name": "mprt", "title": "MPRT", "track": "proven", "family": "randomisation",
-              "better": "lower"}
+              "better": "lower", "needs": ["explain", "randomise"]}
     difference = {"metric": "mprt", "contestant": "a", "control": "noise", "low": low,
                   "high": high, "mean": (low + high) / 2, "reads": reads}
-    (row,) = verdicts.sanity("d", [metric], ["a"], 1, [difference])
+    (row,) = verdicts.sanity("d", [metric], ["a"], {"noise": {}}, [difference])
     assert row["verdict"] == verdict
-    (row,) = verdicts.verdicts("d", [metric], ["a"], 1, [difference])
+    (row,) = verdicts.verdicts("d", [metric], ["a"], {"noise": {}}, [difference])
     assert row["verdict"] == verdict
 
 
 def test_the_worst_check_decides_the_family(ranked):
     metrics = [{"name": name, "title": name, "track": "proven", "family": "randomisation",
-                "better": "lower"} for name in "xy"]
+                "better": "lower", "needs": ["explain", "randomise"]} for name in "xy"]
     unsure = {"metric": "x", "contestant": "a", "control": "noise", "low": -1.0, "high": 0.1,
               "mean": -0.4, "reads": "not told apart"}
     equal = {**unsure, "metric": "y", "low": 0.0, "high": 0.0, "mean": 0.0}
-    (row,) = verdicts.verdicts("d", metrics, ["a"], 1, [unsure, equal])
+    (row,) = verdicts.verdicts("d", metrics, ["a"], {"noise": {}}, [unsure, equal])
     assert (row["verdict"], row["metric"]) == ("fails: equal to noise", "y")
     assert row["detail"] == "x: not told apart from noise; y: equal to noise"
+
+
+def test_a_check_of_the_class_counts_only_the_controls_that_ignore_it():
+    controls = {"noise": {"classwise": False}, "random-network": {"classwise": True}, "old": {}}
+    for family, needs, against in (
+            ("randomisation", ["explain"], ["noise", "old"]),
+            ("randomisation", ["explain", "randomise"], list(controls)),
+            ("localisation", ["mask"], list(controls))):
+        assert verdicts.opponents({"family": family, "needs": needs}, controls) == against
 
 
 def test_last_digits_tell_no_two_maps_apart(found):

@@ -15,7 +15,7 @@ from bench import plugins
 from bench.core import HeatproofError
 from bench.nets import maker
 from bench.randomness import seeded
-from bench.stages import Stage, randomised, stages
+from bench.stages import Stage, copied, randomised, stages
 from bench.testing import TINY, tiny_batch
 
 plugins.load()
@@ -214,3 +214,17 @@ def test_a_network_on_a_gpu_is_given_the_same_weights_as_on_the_cpu() -> None:
     there = [p.cpu() for changed in randomised(net, stages(net, x), 0)
              for p in changed.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(here, there, strict=True))
+
+
+def test_a_copy_shares_no_tensor_and_keeps_what_is_shared_within() -> None:
+    net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Linear(2, 2))
+    net[2].weight = net[0].weight
+    net[0].bias.requires_grad_(False)
+    other = copied(net.eval())
+    theirs = {id(t) for t in (*net.parameters(), *net.buffers())}
+    assert not theirs & {id(t) for t in (*other.parameters(), *other.buffers())}
+    assert other[2].weight is other[0].weight
+    assert not other[0].bias.requires_grad and not other.training
+    assert all(torch.equal(v, net.state_dict()[k]) for k, v in other.state_dict().items())
+    other[0].weight.data.zero_()
+    assert net[0].weight.abs().sum() > 0

@@ -167,14 +167,17 @@ def _params(board: Board, runs: list[dict[str, Any]], name: str) -> dict[str, li
 
 def _run(run: dict[str, Any]) -> dict[str, Any]:
     info = run["info"]
+    about = {"dataset": run["dataset"], "contestant": run["contestant"], "seed": run["seed"],
+             "fold": run["fold"], "id": run["run"][:10], "unsupported": info["unsupported"]}
+    if info["unsupported"]:  # no accuracy, no grid
+        return about
     network, spent = info["classifier"], info["measured"]
     seconds = spent.get("train", 0) + spent.get("explain", 0) + sum(spent.get("score", {}).values())
-    return {"dataset": run["dataset"], "contestant": run["contestant"], "seed": run["seed"],
-            "fold": run["fold"], "id": run["run"][:10], "backbone": network["backbone"],
+    return {**about, "backbone": network["backbone"],
             "parameters": f"{network['parameters']:,}", "accuracy": f"{network['accuracy']:.3f}",
             "grid": " × ".join(map(str, network["grid"])), "device": info["device"],
             "git": info["git"][:10], "checkpoint": (info["checkpoint"] or "")[:10],
-            "seconds": f"{seconds:.1f}", "unsupported": info["unsupported"]}
+            "seconds": f"{seconds:.1f}"}
 
 
 def _versions(facts: list[dict[str, Any]]) -> list[dict[str, Any]]:
