@@ -67,7 +67,7 @@ _loaded: dict[str, str] = {}
 
 
 def method(name: str) -> Callable[[M], M]:
-    """Registers a Method under a name: `@bench.method("occlusion") class Grey(bench.Method)`."""
+    """Registers a Method under a name: `@bench.method("greyout") class Grey(bench.Method)`."""
     def register(cls: M) -> M:
         if not (inspect.isclass(cls) and issubclass(cls, Method)):
             raise HeatproofError(f"method {name!r} must be a class derived from bench.Method")

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bench import Batch, Card, HeatproofError, method, nets
+from bench import Batch, Card, HeatproofError, method
 
-from .cams import GradCAM
+from .cams import GradCAM, forward
 
 CHOICES = {"distance": ("l1", "l2", "ssim"), "prototype": ("image", "cam_ema"),
            "batch_loss": ("within", "prototype")}
@@ -50,26 +50,6 @@ class Memory(nn.Module):
         rate = torch.where(count > 0, torch.where(self.known, 1 - momentum, 1.0), 0.0)
         self.prototype.lerp_(mean, rate[:, None, None, None].to(mean))
         self.known |= count > 0
-
-
-def forward(net: nn.Module, x: Tensor, *, graph: bool) -> tuple[Tensor, Tensor]:
-    """The last feature map (N, D, h, w) and the logits (N, classes) made of it.
-
-    Without `graph` the map is where autograd begins: nothing below it is kept.
-    """
-    kept: list[Tensor] = []
-
-    def keep(_module: nn.Module, _input: object, out: Tensor) -> Tensor:
-        features = out if graph else out.detach().requires_grad_()
-        kept.append(features)
-        return features.clone()  # an activation that works in place changes the copy alone
-
-    hook = nets.feature_layer(net).register_forward_hook(keep)
-    try:
-        logits = net(x)
-    finally:
-        hook.remove()
-    return kept[0], logits
 
 
 @torch.enable_grad()

@@ -19,7 +19,7 @@ README = (ROOT / "README.md").read_text()
 
 def example() -> str:
     """The README's plugin, to the letter."""
-    found = re.search(r"<!-- example: occlusion.py -->\n```python\n(.*?)```", README, re.DOTALL)
+    found = re.search(r"<!-- example: greyout.py -->\n```python\n(.*?)```", README, re.DOTALL)
     assert found
     return found.group(1)
 
@@ -49,19 +49,19 @@ def test_the_readmes_example_is_under_30_lines() -> None:
 
 @pytest.mark.usefixtures("door")
 def test_the_readmes_example_keeps_the_contract(tmp_path: Path) -> None:
-    (tmp_path / "occlusion.py").write_text(example())
-    plugins.load([tmp_path / "occlusion.py"])
-    failed = [f for f in testing.check_method(plugins.methods["occlusion"]) if not f.ok]
+    (tmp_path / "greyout.py").write_text(example())
+    plugins.load([tmp_path / "greyout.py"])
+    failed = [f for f in testing.check_method(plugins.methods["greyout"]) if not f.ok]
     assert not failed
 
 
 def test_the_example_runs_as_a_file_from_another_folder(tmp_path: Path, tiny: Path) -> None:
-    (tmp_path / "occlusion.py").write_text(example())
-    tiny.write_text(tiny.read_text().replace('"noise"', '"occlusion", "occlusion@softcam"'))
-    done = heatproof("run", str(tiny), "--plugin", "occlusion.py", "--jobs", "2",
-                     "--only", "occlusion", "--only", "occlusion@softcam", cwd=tmp_path)
+    (tmp_path / "greyout.py").write_text(example())
+    tiny.write_text(tiny.read_text().replace('"noise"', '"greyout", "greyout@softcam"'))
+    done = heatproof("run", str(tiny), "--plugin", "greyout.py", "--jobs", "2",
+                     "--only", "greyout", "--only", "greyout@softcam", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    for name in ("occlusion", "occlusion@softcam"):
+    for name in ("greyout", "greyout@softcam"):
         (run,) = (tmp_path / "results" / "tiny" / "digits" / name).iterdir()
         assert (run / "scores" / "quantus" / "PixelFlipping.parquet").is_file()
 
@@ -70,21 +70,21 @@ def test_the_example_runs_as_an_installed_package_from_another_folder(
     tmp_path: Path, tiny: Path,
 ) -> None:
     site = tmp_path / "site"
-    info = site / "occlusion-1.0.dist-info"
+    info = site / "greyout-1.0.dist-info"
     info.mkdir(parents=True)
-    (site / "occlusion.py").write_text(example())
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: occlusion\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[bench.plugins]\nocclusion = occlusion\n")
-    tiny.write_text(tiny.read_text().replace('"noise"', '"occlusion"'))
-    done = heatproof("run", str(tiny), "--only", "occlusion", "--jobs", "1", cwd=tmp_path,
+    (site / "greyout.py").write_text(example())
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: greyout\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[bench.plugins]\ngreyout = greyout\n")
+    tiny.write_text(tiny.read_text().replace('"noise"', '"greyout"'))
+    done = heatproof("run", str(tiny), "--only", "greyout", "--jobs", "1", cwd=tmp_path,
                      PYTHONPATH=str(site))
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "results" / "tiny" / "digits" / "occlusion").is_dir()
+    assert (tmp_path / "results" / "tiny" / "digits" / "greyout").is_dir()
 
 
 @pytest.mark.usefixtures("door")
 def test_a_name_taken_twice_raises_and_names_both(tmp_path: Path) -> None:
-    (tmp_path / "again.py").write_text(example().replace('"occlusion"', '"gradcam"'))
+    (tmp_path / "again.py").write_text(example().replace('"greyout"', '"gradcam"'))
     with pytest.raises(HeatproofError, match=r"bench\.methods\.cams and again by heatproof_plugin"):
         plugins.load([tmp_path / "again.py"])
     assert plugins.methods.origins["gradcam"] == "bench.methods.cams"
@@ -95,7 +95,7 @@ def test_a_broken_file_raises_and_leaves_nothing_behind(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text(example() + "\nraise RuntimeError('late trouble')\n")
     with pytest.raises(HeatproofError, match=r"broken\.py failed: RuntimeError: late trouble"):
         plugins.load([tmp_path / "broken.py"])
-    assert "occlusion" not in plugins.methods
+    assert "greyout" not in plugins.methods
     with pytest.raises(HeatproofError, match="there is no plugin file"):
         plugins.load([tmp_path / "absent.py"])
 
@@ -120,12 +120,12 @@ def test_a_name_that_would_confuse_is_refused(name: str) -> None:
 
 @pytest.mark.usefixtures("door")
 def test_a_method_without_a_version_is_known_by_its_source(tmp_path: Path) -> None:
-    path = tmp_path / "occlusion.py"
+    path = tmp_path / "greyout.py"
     path.write_text(example())
     plugins.load([path])
-    first = plugins.version_of(plugins.methods["occlusion"])
+    first = plugins.version_of(plugins.methods["greyout"])
     path.write_text(example() + "\n# changed\n")
-    assert plugins.version_of(plugins.methods["occlusion"]) != first
+    assert plugins.version_of(plugins.methods["greyout"]) != first
     assert plugins.version_of(plugins.methods["gradcam"]) == plugins.methods["gradcam"].version
 
 

@@ -22,6 +22,8 @@ SIDES = 112, 224
 least the first, large ones are reduced to the second. The page shows thumbnails as they are."""
 
 SIGNED, UNSIGNED = "RdBu_r", "magma"
+FULL = 0.995
+"""The share of a map's cells that are below full colour; of fewer than 200 cells, all but one."""
 OUTLINE: Pixels = np.array((0, 230, 160), np.uint8)
 UNKNOWN: Pixels = np.array((128, 128, 128), np.uint8)
 
@@ -110,14 +112,16 @@ def heatmap(
 ) -> Pixels:
     """A native map (h, w) as (H, W, 3): its own grid in plain squares, nothing interpolated.
 
-    Each map has its own scale. A signed one runs from blue (−max|v|) over white (0) to red
-    (+max|v|), an unsigned one from dark (0) to bright (its maximum). What is not finite is grey.
+    Each map has its own scale, which ends where `FULL` of its cells are passed: of a fine map one
+    pixel would else make all others pale. A signed one runs from blue over white (0) to red, an
+    unsigned one from dark (0) to bright. What is not finite is grey.
     """
     finite = np.isfinite(values)
     known = np.where(finite, values, 0.0)
-    top = float(np.abs(known).max()) or 1.0
+    size_of = np.abs(known)
+    top = float(np.quantile(size_of, FULL, method="higher") or size_of.max()) or 1.0
     colours = mpl.colormaps[SIGNED if signed else UNSIGNED]
-    shade = (known / top + 1) / 2 if signed else np.clip(known / top, 0, 1)
+    shade = np.clip((known / top + 1) / 2 if signed else known / top, 0, 1)
     pixels: Pixels = (colours(shade)[..., :3] * 255).round().astype(np.uint8)
     pixels[~finite] = UNKNOWN
     line: Pixels = np.full(3, 0 if signed else 255, np.uint8)
