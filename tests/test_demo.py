@@ -18,7 +18,7 @@ def test_the_demo_is_what_it_says(tmp_path: Path) -> None:
         capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     found = results.read(tmp_path / "demo")
-    assert len(found.runs) == 36
+    assert len(found.runs) == 52
     for info in found.runs["info"]:
         assert info["classifier"]["accuracy"] >= 0.9, info["spec"]
         assert min(info["classifier"]["grid"]) >= 7
@@ -39,9 +39,14 @@ def test_the_demo_is_what_it_says(tmp_path: Path) -> None:
     for dataset in ("digits", "phantom"):
         for metric in ("PointingGame", "RelevanceRankAccuracy", "AttributionLocalisation"):
             assert mean[dataset, "oracle", f"quantus/{metric}"] == pytest.approx(1)
-        for control in ("noise", "centre", "edges"):  # blind to the network, and found out
+        # What is blind to the trained network is found out, and so is what is blind to the class.
+        blind = ("noise", "centre", "edges", "magnitude")
+        for control in (*blind, "class-mean", "reinitialised"):
             assert mean[dataset, control, "mprt"] == 1
+        for control in blind:
             assert mean[dataset, control, "quantus/RandomLogit"] == pytest.approx(1)
+        for control in ("class-mean", "reinitialised"):
+            assert mean[dataset, control, "quantus/RandomLogit"] < 0.999
         assert mean[dataset, "gradcam", "mprt"] < 0.5
     # Grad-CAM on SoftCAM is SoftCAM's evidence less its bias: the same order of pixels.
     for metric in ("quantus/PixelFlipping", "quantus/PointingGame", "pixel-flipping", "auc"):

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from bench import suite
+from bench import plugins, suite
 from bench.core import HeatproofError
+
+plugins.load()
 
 
 def test_every_built_in_suite_is_sound() -> None:
@@ -22,12 +24,25 @@ def test_the_demo_is_as_large_as_it_says() -> None:
     assert set(demo.cards) == {"digits", "phantom"}
     assert len({run.seed for run in demo.runs}) >= 2
     assert all(run.samples >= 32 for run in demo.runs)
-    common = {"gradcam", "ig", "noise", "centre", "edges", "oracle"}
+    controls = {"noise", "centre", "edges", "magnitude", "class-mean", "reinitialised", "oracle",
+                "oracle-native"}
+    common = {"gradcam", "ig"} | controls
     for dataset, own in (("digits", {"cape", "gp-reconresnet", "gradcam@cape"}),
                          ("phantom", {"softcam", "batchcam", "gradcam@softcam"})):
         runs = [run for run in demo.runs if run.dataset == dataset]
         assert {run.contestant.name for run in runs} == common | own
         assert len({run.model_id for run in runs}) == 6  # 2 seeds × plain and two trainers
+
+
+@pytest.mark.parametrize("name", suite.suites())
+def test_every_control_is_on_every_board(name: str) -> None:
+    found = suite.read(name)
+    controls = {name for name, cls in plugins.methods.items() if cls.family == "control"}
+    assert len(controls) == 8
+    for dataset in found.cards:
+        runs = {run.contestant.explainer for run in found.runs if run.dataset == dataset}
+        skipped = {skip.contestant for skip in found.skipped if skip.dataset == dataset}
+        assert controls <= runs | skipped
 
 
 def test_more_seeds_keep_the_ids_of_the_first(tiny: Path) -> None:
