@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from bench import Batch, HeatproofError, Method, TargetScore, fitting, method, seeded
 
-from .reference import Background, count, reference
+from .parameters import whole
+from .reference import Background, reference
 
 
 class Gradient(Method):
@@ -79,7 +80,7 @@ class IntegratedGradients(Gradient):
         most = max(fitting(net, batch.x), len(batch))
         shares = IntegratedGradients(TargetScore(net)).attribute(
             batch.x, baselines=reference(self, batch.x), additional_forward_args=(target,),
-            n_steps=count(self, "steps"), internal_batch_size=most)
+            n_steps=whole(self, "steps"), internal_batch_size=most)
         return cast(Tensor, shares.sum(1))
 
 
@@ -102,7 +103,7 @@ class GradientSHAP(Background, Gradient):
         """Attributions (N, H, W), signed; they sum to f(x) − mean f(background), as expected."""
         from captum.attr import GradientShap
 
-        samples, baselines = count(self, "samples"), self.background.to(batch.x)
+        samples, baselines = whole(self, "samples"), self.background.to(batch.x)
         shap, maps = GradientShap(TargetScore(net)), []
         for i, seed in enumerate(batch.seed):
             with seeded(int(seed)):
@@ -129,7 +130,7 @@ class NoisyGradient(Gradient):
         """The signed gradient in a NoiseTunnel of that kind, (N, C, H, W)."""
         from captum.attr import NoiseTunnel, Saliency
 
-        samples, noise = count(self, "samples"), self._noise()
+        samples, noise = whole(self, "samples"), self._noise()
         score, dtype = TargetScore(net), batch.x.dtype
         # The images alone, and so captum's sums, are in float64: it makes a variance by
         # subtracting two means, which in float32 leaves little but rounding where it is small.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from bench import Batch, HeatproofError, method
+from bench import Batch, HeatproofError, copied, method
 
 from .propagation import NONLINEAR, Propagation, Trace, apart, quiet
 
@@ -38,7 +37,7 @@ class LRP(Propagation):
         """A copy in which all that captum has a rule for is a module. Raises for one without."""
         from captum.attr._utils.lrp_rules import EpsilonRule
 
-        seen = _Seen(copy.deepcopy(net).requires_grad_(False), x[:1])
+        seen = _Seen(copied(net).requires_grad_(False), x[:1])
         for name, module in seen.named_modules():
             if list(module.children()):
                 continue

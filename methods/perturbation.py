@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from bench import Batch, HeatproofError, Method, TargetScore, method, seeded
 
+from .parameters import positive, whole
 from .reference import reference
 
 HELD = 2**26
@@ -27,25 +28,6 @@ COARSE = {"segments": 4, "baseline": "black"}
 def held(x: Tensor) -> int:
     """How many perturbed images like those of x (n, C, H, W) are there at a time: 256 at most."""
     return max(1, min(256, HELD // x[0].nbytes))
-
-
-def whole(method: Method, name: str, least: int) -> int:
-    """An explain parameter that counts something. Raises HeatproofError below `least`."""
-    value = method.explain_params[name]
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise HeatproofError(
-            f"{method.name}: {name} must be a whole number of at least {least}, not {value!r}")
-    return value
-
-
-def positive(method: Method, name: str, most: float = math.inf) -> float:
-    """An explain parameter that is a number above 0 and up to `most`. Raises HeatproofError."""
-    value = method.explain_params[name]
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= most:
-        bound = "" if most == math.inf else f" and at most {most:g}"
-        raise HeatproofError(
-            f"{method.name}: {name} must be a number above 0{bound}, not {value!r}")
-    return value
 
 
 @method("occlusion")
@@ -125,7 +107,7 @@ class Superpixels(Method):
         if len(image) != 3:
             # As three equal channels, since SLIC weighs colours by how far apart they look.
             image = image.mean(0).expand(3, -1, -1)
-        found = slic(image.permute(1, 2, 0).numpy(), n_segments=whole(self, "segments", 1),
+        found = slic(image.permute(1, 2, 0).numpy(), n_segments=whole(self, "segments"),
                      slic_zero=True, start_label=0)
         return torch.from_numpy(found).to(x.device)
 

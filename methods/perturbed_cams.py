@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bench import Batch, HeatproofError, fitting, in_pieces, method
+from bench import Batch, HeatproofError, copied, fitting, in_pieces, method
 
 from .cams import FeatureMap, features_of, tapped
 
@@ -72,7 +71,7 @@ class AblationCAM(FeatureMap):
 
         features, logits = features_of(net, batch.x)
         signs = logits.gather(1, target[:, None])[:, 0].sign()
-        exact, made = deepcopy(net).double().requires_grad_(False), []
+        exact, made = copied(net).double().requires_grad_(False), []
         rows = fitting(_Above(exact, batch.x[0]), features)
         for x, y, maps in zip(batch.x, target, features, strict=True):
             scored = _Scored(_Above(exact, x), y, rows)
@@ -88,7 +87,7 @@ class AblationCAM(FeatureMap):
     def _refuse(self, net: nn.Module, x: Tensor) -> None:
         features, _ = features_of(net, x)
         try:
-            logits = _Above(deepcopy(net).double(), x[0])(features)
+            logits = _Above(copied(net).double(), x[0])(features)
             why = "" if len(logits) == len(features) else "the logits pass it by"
         except RuntimeError as error:
             why = str(error).partition("\n")[0]

@@ -7,7 +7,6 @@ itself what its paper promises, and refuses one where that does not hold.
 
 from __future__ import annotations
 
-import copy
 import warnings
 from abc import abstractmethod
 from collections import Counter
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from bench import Batch, HeatproofError, Method, fitting, in_pieces, method, nets
+from bench import Batch, HeatproofError, Method, copied, fitting, in_pieces, method, nets
 
 from .reference import Background, reference
 
@@ -79,7 +78,7 @@ def _lively(net: nn.Module) -> nn.Module:
     A residual branch begins as nothing in many networks, and what is wrong inside would not show;
     a metric explains the network with other weights too.
     """
-    net = copy.deepcopy(net).double().eval().requires_grad_(False)
+    net = copied(net).double().eval().requires_grad_(False)
     draw = torch.Generator().manual_seed(1)
     for parameter in net.parameters():
         if not parameter.any():
@@ -95,7 +94,7 @@ def hooked(net: nn.Module, kinds: Iterable[type[nn.Module]]) -> nn.Module:
     another layer reads it too, and too late where it is a rectifier's output, whose rule has been
     given the gradient as it was before.
     """
-    net, kinds = copy.deepcopy(net).requires_grad_(False), tuple(kinds)
+    net, kinds = copied(net).requires_grad_(False), tuple(kinds)
     for module in net.modules():
         if isinstance(module, kinds):
             module.register_forward_pre_hook(apart)

@@ -9,14 +9,7 @@ from torch import Tensor
 
 from bench import Batch, HeatproofError, Method
 
-
-def count(method: Method, name: str) -> int:
-    """The method's explain parameter `name`. Raises HeatproofError unless it is 1, 2, 3, ..."""
-    value = method.explain_params[name]
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise HeatproofError(
-            f"{method.name}: {name} must be a whole number above 0, not {value!r}")
-    return value
+from .parameters import whole
 
 
 def reference(method: Method, x: Tensor) -> Tensor:
@@ -60,7 +53,7 @@ class Background(Method):
 
         Raises HeatproofError for a `background` below 1 and where there is no image.
         """
-        most, kept = count(self, "background"), list[Tensor]()
+        most, kept = whole(self, "background"), list[Tensor]()
         for batch in batches:
             kept.append(batch.x[:most - sum(map(len, kept))])
             if sum(map(len, kept)) == most:

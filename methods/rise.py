@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from bench import Batch, Method, fitting, in_pieces, method
 
-from .perturbation import held, positive, whole
+from .parameters import positive, whole
+from .perturbation import held
 from .reference import reference
 
 
@@ -34,7 +35,7 @@ class RISE(Method):
 
     def explain(self, net: nn.Module, batch: Batch, target: Tensor) -> Tensor:
         """The target's probability per pixel shown, over the chance of that: (N, H, W), from 0."""
-        masks, keep = whole(self, "masks", 1), positive(self, "keep", 1)
+        masks, keep = whole(self, "masks"), positive(self, "keep", 1)
         height, width = batch.x.shape[-2:]
         hidden, rows, most = reference(self, batch.x), fitting(net, batch.x), held(batch.x)
         maps = []

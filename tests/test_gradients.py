@@ -257,12 +257,12 @@ def test_the_passes_are_what_the_method_says(name: str, each: int, probes: int) 
 # ---- what cannot be
 
 @pytest.mark.parametrize(("name", "params", "says"), [
-    ("ig", {"steps": 0}, "ig: steps must be a whole number above 0, not 0"),
+    ("ig", {"steps": 0}, "ig: steps must be a whole number of at least 1, not 0"),
     ("ig", {"steps": 2.5}, "steps must be a whole number"),
     ("ig", {"baseline": "white"}, "baseline must be 'black' or 'mean', not 'white'"),
-    ("gradientshap", {"samples": 0}, "samples must be a whole number above 0"),
-    ("gradientshap", {"background": 0}, "background must be a whole number above 0"),
-    ("smoothgrad", {"samples": True}, "samples must be a whole number above 0"),
+    ("gradientshap", {"samples": 0}, "samples must be a whole number of at least 1"),
+    ("gradientshap", {"background": 0}, "background must be a whole number of at least 1"),
+    ("smoothgrad", {"samples": True}, "samples must be a whole number of at least 1"),
     ("smoothgrad", {"noise": -0.1}, "smoothgrad: noise must be a number from 0, not -0.1"),
     ("vargrad", {"noise": float("nan")}, "noise must be a number from 0, not nan"),
     ("vargrad", {"noise": "0.1"}, "noise must be a number from 0, not '0.1'")])

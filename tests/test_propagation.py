@@ -373,8 +373,8 @@ def test_no_copy_stays_in_memory(name: str, monkeypatch: pytest.MonkeyPatch) -> 
     explained(method, net, batch, batch.y)  # the first call imports captum
     copies, deepcopy = [], copy.deepcopy
 
-    def noted(module: nn.Module) -> nn.Module:
-        twin = deepcopy(module)
+    def noted(module: nn.Module, *held: object) -> nn.Module:
+        twin = deepcopy(module, *held)
         copies.append(weakref.ref(twin))
         return twin
 
@@ -392,7 +392,7 @@ def test_a_bad_parameter_names_what_is_allowed() -> None:
     method, batch = made("deeplift", baseline="white")
     with pytest.raises(HeatproofError, match="baseline must be 'black' or 'mean', not 'white'"):
         explained(method, drawn(Small()), batch, batch.y)
-    with pytest.raises(HeatproofError, match="background must be a whole number above 0"):
+    with pytest.raises(HeatproofError, match="background must be a whole number of at least 1"):
         made("deepliftshap", background=0)
     unread = plugins.methods["deepliftshap"](method.card, nn.Module)
     with pytest.raises(HeatproofError, match=r"call study\(batches\)"):
