@@ -82,7 +82,7 @@ def _table(kind: str) -> object:
     if kind == "methods":
         heads = ("name", "title", "family", "trains", "signed", "passes a map", "source")
         rows = [(n, m.title, m.family, "yes" if m.trains() else "", "yes" if m.signed else "",
-                 m.passes or "1 forward", m.paper) for n, m in plugins.methods.items()]
+                 m.cost(m.explain_params), m.paper) for n, m in plugins.methods.items()]
     elif kind == "datasets":
         cards = [data.card(name) for name in data.cards()]
         heads = ("name", "title", "classes", "image", "truth", "licence")

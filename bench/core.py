@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 import tomllib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
@@ -295,6 +296,13 @@ class Method(ABC):
     def calls(cls, params: Mapping[str, Any]) -> tuple[str, ...]:  # noqa: ARG003
         """The methods that it asks, by these explain parameters; their versions enter its own."""
         return ()
+
+    @classmethod
+    def cost(cls, params: Mapping[str, Any]) -> str:
+        """`passes` with the numbers of these explain parameters in the place of their names."""
+        numbers = {key: value for key, value in params.items() if isinstance(value, int | float)}
+        return re.sub(r"\w+", lambda word: str(numbers.get(word[0], word[0])),
+                      cls.passes or "1 forward")
 
     @classmethod
     def titled(cls, params: Mapping[str, Any]) -> str:  # noqa: ARG003

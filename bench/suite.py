@@ -80,7 +80,7 @@ def contestant_facts(who: Contestant) -> dict[str, Any]:
     explainer, trainer = plugins.methods[who.explainer], plugins.trainer(who.trainer)
     return {
         "name": who.name, "title": explainer.titled(who.explain), "family": explainer.family,
-        "paper": explainer.paper, "passes": explainer.passes or "1 forward",
+        "paper": explainer.paper, "passes": explainer.cost(who.explain),
         "signed": explainer.signed, "additivity": explainer.additivity,
         "control": explainer.family == "control" and not explainer.needs_mask,
         "ceiling": explainer.needs_mask, "classwise": explainer.classwise,

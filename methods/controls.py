@@ -157,7 +157,6 @@ class Reinitialised(Control):
 
     title = "Re-initialised network"
     paper = "as a control: Adebayo et al. 2018, arXiv:1810.03292"
-    passes = "those of the method"
     signed = True
     classwise = True
     explain_params = {"method": "gradcam", "params": {}, "draw": 0}
@@ -177,6 +176,12 @@ class Reinitialised(Control):
         """The method, and what that one calls."""
         asked = _asked(params)
         return asked.name, *asked.calls({**asked.explain_params, **params["params"]})
+
+    @classmethod
+    def cost(cls, params: Mapping[str, Any]) -> str:
+        """What the method's own map costs."""
+        asked = _asked(params)
+        return asked.cost({**asked.explain_params, **params["params"]})
 
     @classmethod
     def titled(cls, params: Mapping[str, Any]) -> str:
@@ -246,7 +251,7 @@ class OracleNative(Control):
     """
 
     title = "Oracle at the network's grid"
-    passes = "1 forward a batch, for the grid; none with grid > 0"
+    passes = "1 forward a batch, for the grid"
     needs_mask = True
     explain_params = {"grid": 0}
 

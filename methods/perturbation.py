@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import torch
@@ -186,9 +186,15 @@ class KernelSHAP(Superpixels):
 
     title = "Kernel SHAP"
     paper = "Lundberg, Lee 2017, arXiv:1705.07874; by captum's KernelShap"
-    passes = "samples forward; if 0, 2 · segments + 2048"
+    passes = "samples forward"
     explain_params = {"samples": 0, "segments": 50, "baseline": "mean"}
     check_explain = {**COARSE, "samples": 40}
+
+    @classmethod
+    def cost(cls, params: Mapping[str, Any]) -> str:
+        """The samples, or the rule for them."""
+        rule = f"2 · M + 2048 forward, M about {params['segments']}"
+        return super().cost(params) if params["samples"] else rule
 
     def _attribute(self, score: TargetScore, count: int, **given: Any) -> Tensor:
         from captum.attr import FeatureAblation, KernelShap

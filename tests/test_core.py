@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bench import suite
-from bench.core import Card, HeatproofError, canonical, digest, number_from, unknown
+from bench.core import Card, HeatproofError, Plain, canonical, digest, number_from, unknown
 from bench.testing import tiny_batch
 
 CARD = """
@@ -95,3 +95,12 @@ def test_ids_depend_on_what_they_name_and_on_nothing_else(tiny_suite: suite.Suit
     assert replace(plain, contestant=newer).maps_id != plain.maps_id
     assert replace(plain, recipe=replace(plain.recipe, epochs=3)).model_id != plain.model_id
     assert replace(plain, suite="other").model_id == plain.model_id
+
+
+def test_a_cost_is_told_in_the_numbers_of_the_parameters() -> None:
+    class Sampler(Plain):
+        passes = "2 · samples forward, steps backward"
+
+    assert Sampler.cost({"samples": 30, "steps": 4}) == "2 · 30 forward, 4 backward"
+    assert Sampler.cost({"steps": "many"}) == "2 · samples forward, steps backward"
+    assert Plain.cost({}) == "1 forward"
