@@ -78,10 +78,9 @@ def unsupported(method: Method, net: nn.Module) -> str | None:
         return reason
     if not method.needs_grad:
         return None
-    device = next((p.device for p in net.parameters()), torch.device("cpu"))
-    x = torch.zeros(1, *method.card.image, device=device, requires_grad=True)
+    x = torch.zeros(1, *method.card.image)
     with torch.enable_grad():
-        logits = net(x)
+        logits = net(x.to(next(net.parameters(), x)).requires_grad_())
     if logits.grad_fn is None:
         return (f"the logits of {type(net).__name__} have no gradient with respect to the image, "
                 f"and {method.title or method.name} reads it")

@@ -76,10 +76,9 @@ def features_of(net: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def probe(method: Method, net: nn.Module) -> Tensor:
-    """Two random images (2, C, H, W), always the same, on the network's device."""
+    """Two random images (2, C, H, W), always the same, of the weights' device and type."""
     x = torch.rand((2, *method.card.image), generator=torch.Generator().manual_seed(0)) * 2 - 1
-    weight = next(net.parameters(), x)
-    return x.to(weight.device)
+    return x.to(next(net.parameters(), x))
 
 
 class FeatureMap(Method):

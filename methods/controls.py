@@ -265,9 +265,9 @@ class OracleNative(Control):
         """Only a network with a feature map has a grid."""
         if self.explain_params["grid"]:
             return None
-        device = next((p.device for p in net.parameters()), torch.device("cpu"))
+        x = torch.zeros(1, *self.card.image)
         try:
-            features = nets.feature_map(net, torch.zeros(1, *self.card.image, device=device))
+            features = nets.feature_map(net, x.to(next(net.parameters(), x)))
         except HeatproofError as error:
             return str(error)
         return None if features.ndim == 4 else (
