@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -23,6 +24,7 @@ _ESTIMATE = ("dataset", "contestant", "metric", "family", "track", "better", "me
 COLUMNS = {
     "estimates": _ESTIMATE,
     "common": _ESTIMATE,
+    "certificates": ("dataset", "contestant", "certified", "n_runs", "detail"),
     "subset": ("dataset", "seed", "n_right", "n_images"),
     "families": ("dataset", "track", "family", "contestant", "mean_rank", "rank", "rank_low",
                  "rank_high", "n_metrics"),
@@ -63,6 +65,8 @@ class Board:
     contestant minus each control, paired. verdicts: for each contestant, family and data set; of
     the randomisation family "passes", "fails: ..." or "not told apart from ...", and sanity says
     it of each check by itself. tracks, swaps: see checks.tracks.
+    certificates: see checks.certificates; on planted data, metrics that ask for the mask rank
+    only contestants whose networks are certified.
     processing: what blurred copies gain over the map itself; `flagged` where the interval lies
     above 0. gauges: what is measured of operators (`contestant` is the first that explains the
     network) and of truths (at the `grid` of the contestant's maps). curves: means along an axis.
@@ -87,6 +91,7 @@ class Board:
     contestants: Facts
     estimates: Frame
     common: Frame
+    certificates: Frame
     subset: Frame
     families: Frame
     differences: Frame
@@ -144,19 +149,24 @@ def _measured(
     ranked = [name for name in whole if not here[name]["ceiling"]]
     controls = {name: here[name] for name in ranked if here[name]["control"]}
     contestants = [name for name in ranked if name not in controls]
-    estimates, drawn_ranks = _estimates(panel, metrics, planned, whole, ranked)
+    certificates = checks.certificates(results, panel.dataset, planned)
+    # A control is no claim about the network, so it needs no proof of what the network uses.
+    uncertified = {row["contestant"] for row in certificates if row["certified"] is False
+                   and not here[row["contestant"]]["control"]}
+    estimates, drawn_ranks = _estimates(panel, metrics, planned, whole, ranked, uncertified)
     families = _families(
         panel, metrics, drawn_ranks,
         {(row["metric"], row["contestant"]): row["rank"] for row in estimates}, ranked)
     right, subset = checks.right_by_all(results, panel, ranked)
     common, _ = _estimates(panel.on(right), [m for m in metrics if m["family"] != CLASSIFIER],
-                           planned, whole, ranked)
+                           planned, whole, ranked, uncertified)
     tracks, swaps = checks.tracks(panel.dataset, families, contestants, PROVEN, QUANTUS)
-    differences = verdicts.differences(panel, compared, ranked, controls)
+    differences = verdicts.differences(panel, compared, ranked, controls, uncertified)
     judged = panel.dataset, compared, contestants, controls, differences
     return {
         "estimates": estimates, "common": common, "subset": subset, "families": families,
-        "differences": differences, "verdicts": verdicts.verdicts(*judged),
+        "differences": differences, "verdicts": verdicts.verdicts(*judged, uncertified),
+        "certificates": certificates,
         "sanity": verdicts.sanity(*judged), "tracks": tracks, "swaps": swaps,
         "processing": checks.processing(results, panel, every, whole),
         "gauges": checks.gauges(
@@ -212,7 +222,7 @@ def _missing(results: Results) -> Frame:
 
 def _estimates(
     panel: Panel, metrics: list[dict[str, Any]], planned: list[str], whole: list[str],
-    ranked: list[str],
+    ranked: list[str], uncertified: Container[str],
 ) -> tuple[list[dict[str, Any]], dict[str, Frame]]:
     """The rows of a data set, and for each metric the ranks a draw (D rows, contestants)."""
     rows, drawn_ranks = [], {}
@@ -222,6 +232,7 @@ def _estimates(
         point, drawn = stats.means(values), stats.means(values, panel.drawn)
         low, high = stats.interval(drawn)
         placed = [c for c in ranked if is_ranked(metric)
+                  and not verdicts.is_barred(c, metric, uncertified)
                   and np.isfinite(point[panel.names.index(c)])]
         at = [panel.names.index(c) for c in placed]
         same = [panel.network[c] for c in placed]

@@ -54,6 +54,36 @@ def right_by_all(
          "n_images": int(seen[:, i].any(axis=0).sum())} for i, seed in enumerate(panel.seeds)]
 
 
+def certificates(results: Results, dataset: str, planned: Sequence[str]) -> list[Row]:
+    """Whether the networks of each contestant go by what was planted; a row a contestant.
+
+    certified: whether those of all its `n_runs` runs do; None where nothing was planted.
+    """
+    rows = []
+    runs = results.runs[results.runs["dataset"] == dataset]
+    for name in planned:
+        met = [info["certificate"] for info in runs[runs["contestant"] == name]["info"]
+               if not info["unsupported"]]
+        made = [one for one in met if one]
+        rows.append({
+            "dataset": dataset, "contestant": name, "n_runs": len(met),
+            "certified": all(one["certified"] for one in made) if made else None,
+            "detail": "; ".join(_flipped(flip, [one["flips"][flip] for one in made])
+                                for flip in _region_first(made))})
+    return rows
+
+
+def _region_first(made: Sequence[Row]) -> list[str]:
+    return sorted(made[0]["flips"], key=lambda name: (name != "region", name)) if made else []
+
+
+def _flipped(name: str, found: Sequence[Row]) -> str:
+    """What flipping one thing does to the answers, in the run where it does least as it should."""
+    worst = (min if name == "region" else max)(found, key=lambda one: one["changed"])
+    return (f"{name} flipped: {100 * worst['changed']:.0f} % of the answers change "
+            f"({worst['must']})")
+
+
 def gauges(
     results: Results, panel: Panel, metrics: Sequence[Row], names: Sequence[str],
 ) -> list[Row]:

@@ -12,6 +12,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from bench import cli_data
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Explanation heatmaps, put to the proof.", no_args_is_help=True,
     add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+app.add_typer(cli_data.app, name="data")
 # Without a terminal (a file, a log) nobody set a width, and 80 columns would break the tables.
 _WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120
 out = Console(soft_wrap=False, highlight=False, width=_WIDTH)
@@ -182,7 +185,7 @@ def _not_here(dataset: str) -> str:
     from bench.core import HeatproofError
 
     try:
-        data.held(dataset, "test")
+        data.catalogue(data.card(dataset))
     except HeatproofError as error:
         return str(error)
     return ""
@@ -221,7 +224,8 @@ def run(
         from bench.pool import Settings, execute, prepare
 
         watch.expect(found.title, len(specs))
-        settings = prepare(found, specs, Settings(out_folder, device, jobs, tuple(files)))
+        settings = prepare(
+            found, specs, Settings(out_folder, device, jobs, tuple(files)), watch.report)
         for outcome in _until_stopped(execute(found, specs, settings, watch.report)):
             watch.end(outcome)
     summary = ", ".join(f"{n} {status}" for status, n in watch.counts.items())

@@ -106,9 +106,12 @@ class Card:
     `image` is (C, H, W); `mean` and `std` are a channel, in units of [0, 1]; `truth` is "pixels",
     "boxes" or "none"; `group` names what must not be torn between splits (patient, scan);
     `splits` says which images are "train", "test" and, where there are some to choose settings
-    on, "validation"; it is fold 0, and `folds` are further such tables, each by itself.
-    `options` is read by the source alone; `sha256` maps a file's name to its checksum.
-    A `revision` that nobody read from the publisher stays empty.
+    on, "validation"; it is fold 0, and `folds` are further such tables, each by itself. Without
+    "train" the set is for evaluation alone. `fit` says what happens to an image of another size:
+    "stretch", "crop" (the shorter side scaled to `resize`, or as far as needed, and the middle cut
+    out), "pad", or "" for an error. `leaks` is how many images the publisher's own splits have
+    in two of them. `options` is read by the source alone; `sha256` maps a file's name to its
+    checksum. A `revision` that nobody read from the publisher stays empty.
     """
 
     name: str
@@ -124,6 +127,9 @@ class Card:
     path: str = ""
     revision: str = ""
     group: str = ""
+    fit: Literal["", "stretch", "crop", "pad"] = ""
+    resize: int = 0
+    leaks: int = 0
     task: str = ""
     licence: str = ""
     redistributable: bool = False
@@ -144,19 +150,26 @@ class Card:
                     f"card {self.name}: {name} needs {self.image[0]} values, one a channel")
         if self.truth not in ("pixels", "boxes", "none"):
             raise unknown(f"truth in card {self.name}", self.truth, ("pixels", "boxes", "none"))
+        if self.fit not in ("", "stretch", "crop", "pad"):
+            raise unknown(f"fit in card {self.name}", self.fit, ("stretch", "crop", "pad"))
+        if self.resize and (self.fit != "crop" or self.resize < max(self.image[1:])):
+            raise HeatproofError(
+                f"card {self.name}: resize {self.resize} is the shorter side before a crop; it "
+                f"needs fit = \"crop\" and at least {max(self.image[1:])}")
         for number, splits in enumerate((self.splits, *self.folds)):
             where = f"card {self.name}: {f'fold {number}' if number else 'splits'}"
             if not isinstance(splits, Mapping):
                 raise HeatproofError(f"{where} must be a table of splits, not {splits!r}")
-            if missing := {"train", "test"} - set(splits):
-                raise HeatproofError(f"{where} lacks {', '.join(sorted(missing))}")
+            if "test" not in splits:
+                raise HeatproofError(f"{where} lacks test")
 
     @classmethod
     def read(cls, path: Path) -> Self:
         """The card in a TOML file. Raises HeatproofError for an unknown key or a missing one."""
         card = filled(cls, read_toml(path), f"card {path.name}")
-        if card.name != path.stem:
-            raise HeatproofError(f"card {path.name} calls itself {card.name!r}; name both alike")
+        # A card in the folder of its files, NAME/card.toml, bears the folder's name.
+        if card.name != (path.parent.name if path.name == "card.toml" else path.stem):
+            raise HeatproofError(f"card {path} calls itself {card.name!r}; name both alike")
         return card
 
     def fold(self, number: int) -> Self:
@@ -172,11 +185,14 @@ class Card:
         """A hash of all that decides images, labels and masks; a new citation changes nothing.
 
         Of the folds, `splits` counts alone: `card.fold(k)` has a hash of its own, which stays as
-        it is when a fold is added.
+        it is when a fold is added. What is left at its default does not count, so a field that
+        cards gain changes no hash.
         """
         apart = ("title", "task", "licence", "redistributable", "citation", "homepage", "layout",
-                 "folds")
-        return digest({k: v for k, v in asdict(self).items() if k not in apart})
+                 "leaks", "folds")
+        usual = {f.name: f.default for f in fields(self)}
+        return digest({k: v for k, v in asdict(self).items()
+                       if k not in apart and v != usual[k]})
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,10 @@ def metric(
 
 
 def source(name: str, *, version: str = "1") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Registers a function `read(card, split) -> bench.Images` as a source of data."""
+    """Registers a function `read(card) -> bench.Catalogue` as a source of data.
+
+    Raise `version` when the same files would give other images, masks, labels or splits.
+    """
     def register(read: Callable[..., Any]) -> Callable[..., Any]:
         sources.add(name, (read, version), read.__module__)
         return read

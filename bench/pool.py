@@ -32,7 +32,7 @@ from bench.results import (
     write_plan,
     write_proof,
 )
-from bench.run import Outcome, Place, fit, run
+from bench.run import Outcome, Place, fit, run, splits_of
 from bench.spec import RunSpec
 from bench.store import Cache
 from bench.suite import Suite
@@ -51,8 +51,13 @@ class Settings:
     plugin_files: tuple[str, ...] = ()
 
 
-def prepare(suite: Suite, specs: Sequence[RunSpec], settings: Settings) -> Settings:
+def prepare(
+    suite: Suite, specs: Sequence[RunSpec], settings: Settings,
+    report: Callable[[Event], None] | None = None,
+) -> Settings:
     """Checks all that can be checked before anything runs, then writes the suite's plan.
+
+    Images that no run has read before are decoded, here and once, so that no job waits for another.
 
     Raises HeatproofError for a folder of another protocol or that cannot be written, a backbone
     that does not exist, a device that is not there, and data that are missing or altered. Returns
@@ -64,15 +69,26 @@ def prepare(suite: Suite, specs: Sequence[RunSpec], settings: Settings) -> Setti
     for name in dict.fromkeys(spec.dataset for spec in specs):
         todo = [s for s in specs if s.dataset == name
                 and not Folder.of(s, settings.out).is_whole(suite.metrics_of(name))]
-        for fold in dict.fromkeys(spec.fold for spec in todo):
-            for split in data.card(name).fold(fold).splits:
-                data.held(name, split, fold)
+        for fold, split in dict.fromkeys(
+                (spec.fold, split) for spec in todo for split in splits_of(spec)):
+            _hold(name, split, fold, report)
         for spec in todo:
             nets.check(spec.backbone)
     device = str(nets.device_named(settings.device))
     jobs = settings.jobs or (1 if device.startswith("cuda") else min(os.cpu_count() or 1, 8))
     write_plan(settings.out, suite.plan())
     return replace(settings, device=device, jobs=jobs)
+
+
+def _hold(
+    name: str, split: str, fold: int, report: Callable[[Event], None] | None,
+) -> None:
+    """Opens a split's images, and says how far their decoding is, where they have to be decoded."""
+    def progress(done: int, of: int) -> None:
+        if report:
+            report((name, f"decode {split}", done, of))
+
+    data.held(name, split, fold, progress=progress)
 
 
 def execute(

@@ -1,8 +1,8 @@
 """`make bench`: ratios, each measured side by side in one run; absolute times mean little.
 
-Training against a bare PyTorch loop; a step of each trainer against one of the plain classifier;
-explainers and metrics in forward passes of the same batch. Every figure is the median of its
-rounds, in one thread.
+An epoch of the loader against a read of the bare array; training against a bare PyTorch loop; a
+step of each trainer against one of the plain classifier; explainers and metrics in forward passes
+of the same batch. Every figure is the median of its rounds, in one thread.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -21,6 +22,8 @@ from torch import nn
 
 from bench import data, metrics, nets, plugins, run, suite
 from bench.core import PLAIN, Batch, HeatproofError, Method, Plain
+from bench.data import decoded
+from bench.data.catalogue import parted
 from bench.data.images import Batches
 from bench.explain import CHUNK, explained, explainer, unsupported
 from bench.measure import Explained
@@ -31,6 +34,8 @@ from bench.store import Cache
 ROUNDS = 3
 STEPS = 15
 """Rounds of single training steps, which take milliseconds."""
+LOADED = 64
+"""Images of a batch when the loader is timed."""
 EXPLAINED = 4
 """Images that each explainer is timed on; the samplers send thousands through the network."""
 
@@ -58,6 +63,7 @@ def main() -> None:
         # bench names no method: the first post-hoc one on the plain network will do.
         spec = next(r for r in demo.runs if r.dataset == dataset and r.contestant.trainer == PLAIN)
         spec = replace(spec, recipe=replace(spec.recipe, epochs=1, samples=512))
+        _loader(dataset, console)
         _training(spec, console)
         _steps(spec, console)
         net, batch = _prepared(spec)
@@ -69,6 +75,35 @@ def _batches(spec: RunSpec, split: str) -> Batches:
     samples = spec.recipe.samples if split == "train" else spec.samples
     return Batches(data.held(spec.dataset, split), data.card(spec.dataset), seed=0,
                    samples=samples, name=split)
+
+
+def _loader(dataset: str, console: Console) -> None:
+    """Images a second of a shuffled epoch, and of decoding, against reading the bare array."""
+    card = data.card(dataset)
+    found = data.catalogue(card)
+    rows = parted(card, found)["train"]
+    with tempfile.TemporaryDirectory() as folder:
+        cache = Cache(Path(folder))
+        decoding = seconds(lambda: decoded.read(card, found, rows, cache=cache))
+        images = decoded.read(card, found, rows, cache=cache)
+        batches = Batches(images, card, seed=0, name="train")
+        whole = np.array(images.x)
+
+        def epoch() -> None:
+            for _ in batches.shuffled(LOADED, torch.Generator().manual_seed(0)):
+                pass
+
+        def bare() -> None:
+            order = torch.randperm(len(whole)).numpy()
+            for start in range(0, len(whole), LOADED):
+                torch.from_numpy(whole[order[start:start + LOADED]]).float()
+
+        epoch()  # the seeds of the images are made in the first
+        ours, theirs = side_by_side(epoch, bare)
+    n = len(rows)
+    console.print(
+        f"{dataset}: loader at {theirs / ours:.2f} × the images a second of a bare array in memory "
+        f"({n / ours:.0f} against {n / theirs:.0f}); decoding, once, at {n / decoding:.0f}")
 
 
 def _training(spec: RunSpec, console: Console) -> None:

@@ -59,8 +59,11 @@ RUN = {
                   "explainer (its name) and explain (its parameters); trainer, trainer_title, "
                   "train (its parameters) and twin (the trainer whose network lacks what it adds, "
                   "or empty)",
-    "dataset": "the facts of the card",
+    "dataset": "the facts of the card, and content: a checksum of the test images and masks",
     "classifier": "parameters (count), accuracy (on the scored images), grid (h, w) of the maps",
+    "certificate": "on planted data: n (images), flips (what is flipped -> changed, the share of "
+                   "images whose predicted class changes, low, high: its 95 % interval, must: "
+                   "what it has to be) and certified, whether all are as they must; else null",
     "metrics": "metric -> its facts, for each score file beside this one",
     "additivity": "whether the maps add up to the output: declared (mean, sum or none), largest "
                   "(deviation over max(1, |output|), null where not finite), tolerance, holds, "
@@ -251,7 +254,7 @@ class Results:
 
 
 def read(folder: Path) -> Results:
-    """All runs below results/SUITE. Raises if there are none or if protocols are mixed."""
+    """All runs below results/SUITE. Raises if there are none, or for mixed protocols or images."""
     if not (folder / "plan.json").is_file():
         raise HeatproofError(
             f"{folder} holds no results (no plan.json); name a folder like results/demo, "
@@ -283,9 +286,22 @@ def read(folder: Path) -> Results:
                 scores.append((_table(file), {**place, "metric": metric}))
     if not rows:
         raise HeatproofError(f"{folder} holds no finished run; run the suite first")
+    _same_images(rows)
     return Results(
         folder, plan, pd.DataFrame(rows), _joined(samples, SAMPLES), _joined(scores, SCORES),
         tuple(stale))
+
+
+def _same_images(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Raises where runs of one data set were made on different images."""
+    seen: dict[tuple[str, int], tuple[str, Path]] = {}
+    for row in rows:
+        place, content = (row["dataset"], row["fold"]), row["info"]["dataset"].get("content", "")
+        if content and (before := seen.setdefault(place, (content, row["path"])))[0] != content:
+            raise HeatproofError(
+                f"{row['path']} and {before[1]} were made on different images of "
+                f"{row['dataset']}: its files have changed between; move the runs of one of the "
+                "two away and run the suite again")
 
 
 def read_media(run: Path) -> tuple[dict[str, np.ndarray[Any, Any]], Any] | None:

@@ -17,13 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from bench import data, explain, metrics, train
-from bench.core import HOME, Batch, HeatproofError, Method
+from bench.certificate import AT_LEAST, AT_MOST, certify
+from bench.core import HOME, Batch, HeatproofError, Method, digest
 from bench.data.images import Batches, Images
 from bench.measure import Explained, Metric
 from bench.passes import counted
 from bench.results import Folder, read_media
 from bench.spec import RunSpec
-from bench.store import Cache, read_json
+from bench.store import Cache, read_json, write_json
 from bench.suite import card_facts, card_of, contestant_facts, explainer_of, trainer_of
 
 LIBRARIES = ("heatproof", "torch", "timm", "captum", "quantus", "numpy", "scipy")
@@ -95,7 +96,7 @@ def _run(
     if reason := explain.unsupported(explainer, net):
         outcome.status = f"unsupported: {reason}"
         folder.write_run(
-            _facts(spec, explainer, net, None, None, (), fitted, measured, place, reason))
+            _facts(spec, explainer, net, None, {}, (), fitted, measured, place, reason))
         return
 
     batches = _batches(spec, "test")
@@ -132,9 +133,11 @@ def _run(
     classifier = {
         "parameters": sum(p.numel() for p in net.parameters()), "accuracy": accuracy,
         "grid": list(maps.shape[1:]), "backbone": spec.backbone.name}
-    adds_up = explain.additivity(explainer.additivity, maps, logits, target)
+    found = {
+        "additivity": explain.additivity(explainer.additivity, maps, logits, target),
+        "certificate": _certificate(spec, net, batches.images, place)}
     folder.write_run(
-        _facts(spec, explainer, net, classifier, adds_up, scored, fitted, measured, place, None))
+        _facts(spec, explainer, net, classifier, found, scored, fitted, measured, place, None))
 
 
 def network(spec: RunSpec, place: Place) -> train.Fitted:
@@ -166,6 +169,15 @@ def _training_images(spec: RunSpec) -> tuple[Images, Images | None]:
     if "validation" in card_of(spec).splits:
         return images, replace(data.held(spec.dataset, "validation", spec.fold), mask=None)
     return images.parted(spec.recipe.validation, f"{spec.dataset}/validation")
+
+
+def splits_of(spec: RunSpec) -> tuple[str, ...]:
+    """The splits that a run may read; without a training here, none needs training images."""
+    def trains(one: RunSpec) -> bool:
+        return not one.weights and (one.recipe.epochs > 0 or bool(one.base and trains(one.base)))
+
+    unread = set() if trains(spec) or explainer_of(spec).studies() else {"train"}
+    return tuple(split for split in card_of(spec).splits if split not in unread)
 
 
 def _batches(spec: RunSpec, split: str, images: Images | None = None) -> Batches:
@@ -228,6 +240,25 @@ def _logits(net: nn.Module, batch: Batch) -> Tensor:
                           for i in range(0, len(batch), explain.CHUNK)])
 
 
+CERTIFIED = 200
+"""Test images, at most, on which a network shows that it goes by what was planted."""
+
+
+def _certificate(
+    spec: RunSpec, net: nn.Module, images: Images, place: Place,
+) -> dict[str, Any] | None:
+    """The certificate of a network on planted images, made once for all who explain it."""
+    if not images.flips:
+        return None
+    name = digest([spec.model_id, images.content, CERTIFIED, AT_LEAST, AT_MOST])
+    path = place.cache.root / "certificates" / f"{name}.json"
+    if not path.is_file():
+        batches = Batches(images, card_of(spec), seed=spec.seed, samples=CERTIFIED,
+                          normalise=spec.normalise)
+        write_json(path, certify(net, batches, device=place.device))
+    return dict(read_json(path))
+
+
 def _write_samples(folder: Folder, batch: Batch, logits: Tensor, target: Tensor) -> None:
     share = logits.double().softmax(1)
     confidence, prediction = share.max(1)
@@ -254,7 +285,7 @@ def _write_media(
 
 def _facts(
     spec: RunSpec, explainer: Method, net: nn.Module, classifier: dict[str, Any] | None,
-    adds_up: dict[str, Any] | None, scored: Sequence[Metric], fitted: train.Fitted,
+    found: dict[str, Any], scored: Sequence[Metric], fitted: train.Fitted,
     measured: dict[str, Any], place: Place, unsupported: str | None,
 ) -> dict[str, Any]:
     return {
@@ -262,11 +293,13 @@ def _facts(
         # Whether a map is signed, and how it adds up, may depend on the instance's parameters.
         "contestant": {**contestant_facts(spec.contestant), "signed": explainer.signed,
                        "additivity": explainer.additivity},
-        "dataset": card_facts(data.card(spec.dataset)),
+        "dataset": {**card_facts(data.card(spec.dataset)),
+                    "content": data.held(spec.dataset, "test", spec.fold).content},
         "classifier": classifier or {
             "parameters": sum(p.numel() for p in net.parameters()), "accuracy": None, "grid": None,
             "backbone": spec.backbone.name},
-        "additivity": adds_up,
+        "additivity": found.get("additivity"),
+        "certificate": found.get("certificate"),
         "metrics": {metric.name: metric.facts() for metric in scored},
         "unsupported": unsupported,
         "versions": _versions(),

@@ -284,7 +284,12 @@ def _checked(recipe: Recipe, card: Card, where: str, *, training: bool, fresh: b
     for key, known in CHOICES.items():
         if getattr(recipe, key) not in known:
             raise unknown(f"{key} in {where}", getattr(recipe, key), known)
-    if recipe.epochs < (1 if training and fresh else 0):
+    if "train" not in card.splits and training and recipe.epochs:
+        raise HeatproofError(
+            f"{where}: {card.name} is for evaluation alone and has no training images; name "
+            f"published weights ([dataset.{card.name}.trainer.NAME] weights = …), or set epochs = "
+            "0 for the network as it is made")
+    if recipe.epochs < (1 if training and fresh and "train" in card.splits else 0):
         raise HeatproofError(f"{where}: epochs must be positive")
     if recipe.batch_size < 1 or recipe.accumulate < 1 or recipe.lr <= 0:
         raise HeatproofError(f"{where}: batch_size, accumulate and lr must be positive")
@@ -301,8 +306,11 @@ def _checked(recipe: Recipe, card: Card, where: str, *, training: bool, fresh: b
 
 
 def _cannot(who: Contestant, card: Card) -> str:
-    if plugins.methods[who.explainer].needs_mask and card.truth == "none":
+    explainer = plugins.methods[who.explainer]
+    if explainer.needs_mask and card.truth == "none":
         return f"{who.name} needs masks; {card.name} has none"
+    if explainer.studies() and "train" not in card.splits:
+        return f"{who.name} looks at training images; {card.name} has none"
     return ""
 
 

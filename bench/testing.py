@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bench import data, plugins, suite
 from bench.chunks import at_most
 from bench.core import Batch, Card, Method, unknown
+from bench.data import audit
 from bench.explain import additivity, explained, unsupported
 from bench.measure import Metric
 from bench.metrics.known import Finding
@@ -59,34 +60,8 @@ def check_suite(name: str) -> list[Finding]:
 
 
 def check_card(card: Card) -> list[Finding]:
-    """Whether a card's files are there, whole and as it says; in no fold is an image, or a
-    patient, in two splits.
-    """
-    return [found for number in range(1 + len(card.folds)) for found in _fold(card, number)]
-
-
-def _fold(card: Card, number: int) -> Iterator[Finding]:
-    kind = f"{card.name}{f', fold {number}' if card.folds else ''}"
-    pictures: set[bytes] = set()
-    groups: set[str] = set()
-    splits = card.fold(number)
-    for split in splits.splits:
-        images = data.load(splits, split)
-        counts = np.bincount(images.y, minlength=len(card.classes))
-        yield Finding(
-            f"{kind} ({split})", "every class has an image",
-            f"{len(images)} images, {counts.min()} to {counts.max()} a class",
-            bool(counts.min() > 0))
-        here = {np.ascontiguousarray(x).tobytes() for x in images.x}
-        both = len(here & pictures)
-        yield Finding(
-            f"{kind} ({split})", "no image is in another split too", f"{both} are", not both)
-        pictures |= here
-        if card.group:
-            both = len(set(images.group) & groups)
-            yield Finding(f"{kind} ({split})", f"no {card.group} is in another split too",
-                          f"{both} are", not both)
-            groups |= set(images.group)
+    """All that `heatproof data check` looks at: files, pixels, masks, labels, splits, repeats."""
+    return [Finding(*found) for found in audit.check(card)]
 
 
 def tiny_batch(channels: int = 1, *, size: int = 32, n: int = 4) -> tuple[Card, Batch]:

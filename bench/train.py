@@ -102,6 +102,8 @@ def _train(
     if spec.base:
         method.start(net, material.base())
     optimizer = _optimizer(recipe, net)
+    if not recipe.epochs:  # as it was made, or as it starts: there may be no training image
+        return
     batches = material.images()
     change = augmentation(recipe.augment)
     # Before the progress is read, and also when a training goes on: what a method keeps of its

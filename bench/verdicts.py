@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from bench.measure import GAUGE
@@ -18,6 +18,8 @@ that mean nothing can be the most sensitive of all (Binder et al., arXiv:2211.12
 BEATS, UNSURE, WORSE, NONE = (
     "beats every control", "not told apart from", "worse than", "no control to compare with")
 PASSES, FAILS, EQUAL = "passes", "fails", "equal to"
+UNCERTIFIED = "not certified"
+"""The verdict where a map is asked for planted truth and its network does not go by it."""
 
 Row = dict[str, Any]
 
@@ -51,13 +53,21 @@ def opponents(metric: Mapping[str, Any], controls: Mapping[str, Row]) -> list[st
             if not (of_class and facts.get("classwise", False))]
 
 
+def is_barred(contestant: str, metric: Mapping[str, Any], uncertified: Container[str]) -> bool:
+    """Whether a metric of planted truth must not judge a contestant, whose network ignores it."""
+    return (contestant in uncertified and "mask" in metric["needs"]
+            and metric["family"] != CLASSIFIER)
+
+
 def differences(
     panel: Panel, metrics: Sequence[Row], ranked: Sequence[str], controls: Mapping[str, Row],
+    uncertified: Container[str] = (),
 ) -> list[Row]:
     """Each contestant minus each control, in every metric that compares them."""
     pairs = {metric["name"]: [
-        (name, control) for name in ranked for control in opponents(metric, controls)
-        if name != control] for metric in metrics if metric["family"] != CLASSIFIER}
+        (name, control) for name in ranked if not is_barred(name, metric, uncertified)
+        for control in opponents(metric, controls) if name != control]
+        for metric in metrics if metric["family"] != CLASSIFIER}
     return [{**row, "contestant": row["pair"][0], "control": row["pair"][1]}
             for metric in metrics if pairs.get(metric["name"])
             for row in panel.differences(metric, pairs[metric["name"]])]
@@ -65,7 +75,7 @@ def differences(
 
 def verdicts(
     dataset: str, metrics: Sequence[Row], contestants: Sequence[str], controls: Mapping[str, Row],
-    found: Sequence[Row],
+    found: Sequence[Row], uncertified: Container[str] = (),
 ) -> list[Row]:
     """One a contestant and family, of the differences that were found.
 
@@ -74,9 +84,16 @@ def verdicts(
     """
     return [
         {"dataset": dataset, "track": track, "family": family, "contestant": contestant,
-         **_verdict(family, members, controls, [d for d in found if d["contestant"] == contestant])}
+         **(_barred() if any(is_barred(contestant, m, uncertified) for m in members) else _verdict(
+             family, members, controls, [d for d in found if d["contestant"] == contestant]))}
         for (track, family), members in groups(metrics).items() if family != CLASSIFIER
         for contestant in contestants]
+
+
+def _barred() -> Row:
+    return {"verdict": UNCERTIFIED, "against": None, "metric": None, "detail":
+            "shown, not ranked: flipping what was planted does not change this network's answers "
+            "as it should"}
 
 
 def sanity(

@@ -59,6 +59,8 @@ class Watch:
             self.lines[cell] = self.bar.add_task("", total=of)
         self.bar.update(self.lines[cell], completed=done, total=of,
                         description=f"  [dim]{escape(cell)}[/] {escape(what)}")
+        if done >= of:
+            self.bar.remove_task(self.lines.pop(cell))
         if time.perf_counter() - self.told > PATIENCE:
             self.tell(f"{cell}: {what}, {done} of {of}")
 

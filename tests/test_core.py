@@ -50,7 +50,6 @@ def test_an_unknown_name_is_answered_with_the_nearest() -> None:
     ("title", "titel", "did you mean 'title'"),
     ("mean = [0.5]", "mean = [0.5, 0.5]", "mean needs 1 values"),
     ("image = [1, 8, 8]", "image = [8, 8]", "[C, H, W]"),
-    ("train = 1, ", "", "lacks train"),
     ('classes = ["a", "b"]', 'classes = "ab"', "must be of type"),
     ('name = "own"', 'name = "other"', "calls itself"),
     ("title", 'truth = "masks"\ntitle', "unknown truth"),

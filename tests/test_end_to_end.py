@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from bench import board, page, plugins, pool, results, store, suite
@@ -84,7 +83,10 @@ def test_networks_are_trained_once_and_no_file_is_a_pickle(finished: Path) -> No
     cache = finished / "cache"
     assert len(list((cache / "models").rglob("*.safetensors"))) == 2
     assert len(list((cache / "maps").rglob("*.safetensors"))) == 5
-    assert {p.suffix for p in cache.rglob("*") if p.is_file()} == {".json", ".safetensors"}
+    found = {p.suffix for p in cache.rglob("*") if p.is_file()}
+    assert found == {".json", ".safetensors", ".npy", ".lock"}
+    for path in cache.rglob("*.npy"):
+        np.load(path, allow_pickle=False)
     infos = results.read(finished / "out" / "tiny").runs["info"]
     assert len({info["checkpoint"] for info in infos}) == 2
     assert sum("train" in info["measured"] for info in infos) == 0  # trained by `fit`, before
@@ -368,18 +370,3 @@ def test_ctrl_c_stops_at_once_and_leaves_no_process(finished: Path, tmp_path: Pa
         while time.monotonic() < deadline:
             os.killpg(process.pid, 0)
             time.sleep(0.2)
-
-
-@pytest.mark.data
-def test_the_original_fashion_mnist_runs_through_the_line(
-    tiny: Path, tmp_path: Path, real_data: Path,
-) -> None:
-    tiny.write_text(tiny.read_text().replace("[dataset.digits", "[dataset.fashion-mnist"))
-    outcomes = execute(tiny, tmp_path / "out", jobs=2)
-    assert len(outcomes) == 4  # no oracle: there are no masks
-    found = results.read(tmp_path / "out" / "tiny")
-    ranked = board.rank(found)
-    assert "oracle needs masks; fashion-mnist has none" in set(ranked.missing["reason"])
-    index = page.write(ranked, found, tmp_path / "board")
-    assert "MIT (copyright 2017 Zalando SE)" in index.read_text()
-    assert isinstance(ranked.estimates, pd.DataFrame)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from folders import SIZE, pixels, refused, rows_of, save, table
 from PIL import Image
 
 from bench import data, testing
-from bench.core import Card, HeatproofError
+from bench.core import Card
 
 PATIENTS = ("ann", "bob", "cyd")
-SIZE = (6, 5)
 FOLDS = tuple(
     {"train": [PATIENTS[k - 2]], "validation": [PATIENTS[k - 1]], "test": [PATIENTS[k]]}
     for k in range(3))
@@ -26,29 +25,6 @@ CARD = Card(
     group="patient", layout="Put the folders there.",
     options={"images": ["flair", "t1c"], "masks": "masks", "metadata": "metadata.csv",
              "sha256": {"flair": "sha256_flair"}})
-
-
-def pixels(name: str, high: int = 256, shape: tuple[int, ...] = SIZE) -> np.ndarray:
-    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
-    return np.random.default_rng(seed).integers(0, high, shape, np.uint8)
-
-
-def save(path: Path, array: np.ndarray, mode: str | None = None) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(array)
-    (image.convert(mode) if mode else image).save(path)
-
-
-def table(root: Path, rows: list[dict[str, str]]) -> None:
-    with (root / "metadata.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def rows_of(root: Path) -> list[dict[str, str]]:
-    with (root / "metadata.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture
@@ -67,12 +43,6 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                 "sha256_flair": hashlib.sha256((home / "flair" / name).read_bytes()).hexdigest()})
     table(home, rows)
     return home
-
-
-def refused(card: Card, says: str, split: str = "train") -> None:
-    with pytest.raises(HeatproofError, match=says) as error:
-        data.load(card, split)
-    assert "\n" not in str(error.value)
 
 
 def test_each_folder_is_a_channel_and_the_masks_keep_their_parts(root: Path) -> None:
@@ -117,7 +87,7 @@ def test_columns_can_tell_class_and_split(root: Path) -> None:
         CARD, folds=(), splits={"train": "ann", "test": "bob"},
         options={**CARD.options, "label": "kind", "split": "patient"})
     assert data.load(flat, "train").y.tolist() == [0, 0, 1, 1]
-    rows = [{**row, "kind": "tumour"} for row in rows_of(root)]
+    rows = [{**row, "kind": "tumour"} if row["patient"] == "bob" else row for row in rows_of(root)]
     table(root, rows)
     assert data.load(flat, "test").y.tolist() == [1, 1, 1, 1]
     assert set(data.load(flat, "test").group) == {"bob"}
@@ -146,6 +116,28 @@ def test_without_a_table_a_split_is_the_outermost_folder(
     refused(replace(card, splits={"train": "trian", "test": "val"}), "did you mean 'train'")
 
 
+def test_folders_that_tell_no_split_want_shares(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HEATPROOF_DATA", str(tmp_path))
+    for n in range(12):
+        save(tmp_path / "birds" / ("crow", "Wåldlaubsänger")[n % 2] / f"β{n}.png", pixels(str(n)))
+    card = replace(
+        CARD, name="birds", classes=("crow", "Wåldlaubsänger"), image=(1, *SIZE), mean=(0,),
+        std=(1,), splits={"train": "0.0-0.5", "test": "0.5-1.0"}, folds=(), truth="none", group="",
+        options={"images": ["."]})
+    parts = [data.load(card, split) for split in card.splits]
+    assert sorted(parts[0].key + parts[1].key) == sorted(
+        f"{('crow', 'Wåldlaubsänger')[n % 2]}/β{n}" for n in range(12))
+    refused(replace(card, splits={"train": "crow", "test": "0.5-1.0"}), "nothing in the files")
+    save(tmp_path / "birds" / "stray.png", pixels("stray"))
+    refused(card, "stray is of class '', which card birds does not name")
+    (tmp_path / "birds" / "stray.png").unlink()
+    for path in (tmp_path / "birds" / "crow").iterdir():
+        path.unlink()
+    refused(card, "birds has no image of class crow; put them there")
+
+
 def test_a_mask_with_a_palette_or_of_two_values_keeps_its_numbers(root: Path) -> None:
     wanted = pixels("palette", 4)
     image = Image.frombytes("P", wanted.shape[::-1], wanted.tobytes())
@@ -158,15 +150,38 @@ def test_a_mask_with_a_palette_or_of_two_values_keeps_its_numbers(root: Path) ->
     assert np.array_equal(masks[3], wanted > 1)
 
 
+def test_values_of_a_mask_are_what_the_card_says_they_mean(root: Path) -> None:
+    for path in (root / "masks").rglob("*.png"):
+        save(path, np.array([0, 128, 255], np.uint8)[pixels(path.stem, 3)])
+    card = replace(CARD, options={**CARD.options, "values": {"255": 1, "128": 255}})
+    images = data.load(card, "test")
+    for key, mask in zip(images.key, images.mask, strict=True):
+        assert np.array_equal(mask, np.array([0, 255, 1])[pixels(Path(key).name, 3)])
+    save(root / "masks/clear/ann_z0.png", pixels("seven", 1) + 7)
+    refused(card, "masks/clear/ann_z0.png has the value 7, which .* options.values", "test")
+    for wrong in ({"256": 1}, {"a": 1}, {"255": "1"}, {"255": -1}, {"255": True}):
+        refused(replace(card, options={**CARD.options, "values": wrong}), "must map 0 to 255")
+
+
+def test_sixteen_bits_of_grey_serve_as_a_channel(root: Path) -> None:
+    deep = pixels("deep").astype(np.uint16) * 257
+    Image.fromarray(deep).save(root / "t1c/clear/ann_z0.png")
+    assert np.array_equal(data.load(CARD, "test").x[0, 1], deep // 257)
+
+
+def test_a_folder_of_colour_may_be_one_of_several(root: Path) -> None:
+    save(root / "t1c/clear/ann_z0.png", pixels("colour", shape=(*SIZE, 3)))
+    card = replace(CARD, image=(6, *SIZE), mean=(0,) * 6, std=(1,) * 6)
+    x = data.load(card, "test").x[0]
+    assert np.array_equal(x[:3], np.repeat(pixels("flairclear/ann_z0.png")[None], 3, 0))
+    assert np.array_equal(x[3:], pixels("colour", shape=(*SIZE, 3)).transpose(2, 0, 1))
+
+
 SCAN = "flair/tumour/cyd_z1.png"
 
 
 def cut(root: Path) -> None:
     (root / "t1c/tumour/cyd_z1.png").write_bytes((root / SCAN).read_bytes()[:60])
-
-
-def deep(root: Path) -> None:
-    Image.fromarray(pixels("deep").astype(np.uint16) * 200).save(root / "t1c/tumour/cyd_z1.png")
 
 
 def ignored(root: Path) -> None:
@@ -199,16 +214,17 @@ def edited(change: Callable[[list[dict[str, str]]], object]) -> Callable[[Path],
     (lambda r: (r / "metadata.csv").write_bytes(b"file,\xff\n"), "no CSV file in UTF-8"),
     (lambda r: (r / "metadata.csv").write_text(""), "unknown column .*'file'"),
     (cut, "cyd_z1.png is damaged"),
-    (lambda r: (r / "t1c/tumour/cyd_z1.png").write_text("x"), "no PNG or JPEG"),
-    (lambda r: (r / "t1c/tumour/cyd_z1.png").write_bytes(b""), "no PNG or JPEG"),
-    (deep, "is of mode I;16, not L; convert it to 8-bit grey"),
-    (lambda r: save(r / "t1c/tumour/cyd_z1.png", pixels("a", shape=(*SIZE, 3))), "mode RGB, not L"),
+    (lambda r: (r / "t1c/tumour/cyd_z1.png").write_text("x"), "t1c/tumour/cyd_z1.png is no image"),
+    (lambda r: (r / "t1c/tumour/cyd_z1.png").write_bytes(b""), "t1c/tumour/cyd_z1.png is empty"),
+    (lambda r: save(r / "t1c/tumour/cyd_z1.png", pixels("a", shape=(*SIZE, 3))), "is in colour"),
     (lambda r: save(r / "t1c/tumour/cyd_z1.png", pixels("wide", shape=(6, 7))),
-     "cyd_z1.png is 6 × 7 pixels, card slices says 6 × 5"),
+     "t1c/tumour/cyd_z1.png is 6 × 7 pixels, .*flair/tumour/cyd_z1.png is 6 × 5"),
     (lambda r: save(r / "masks/tumour/cyd_z1.png", pixels("wide", shape=(7, 5))),
-     "masks/tumour/cyd_z1.png is 7 × 5 pixels"),
+     "tumour/cyd_z1.png: its mask is uint8 7 × 5, the image 6 × 5"),
     (lambda r: save(r / "masks/tumour/cyd_z1.png", pixels("m", shape=(*SIZE, 3))), "mode RGB"),
     (ignored, "nothing but 255, which means ignore"),
+    (lambda r: (r / "metadata.csv").write_text("file,patient,sha256_flair\n"),
+     "metadata.csv lacks"),
     (lambda r: save(r / SCAN, pixels("other")), "cyd_z1.png has checksum .* not the original"),
 ])
 def test_what_is_wrong_with_the_files_is_told_in_one_line(
@@ -230,11 +246,13 @@ def test_a_class_that_the_card_does_not_name_is_told(root: Path) -> None:
      "patient bob lies in split train and in split test"),
     ({"splits": {"train": ["ann"], "validation": ["ann"], "test": ["bob"]}}, "patient ann lies in"),
     ({"splits": {"train": ["anne"], "test": ["bob"]}}, "unknown patient .* did you mean 'ann'"),
-    ({"splits": {"train": "a", "test": "b"}}, "name the column that tells it as options.split"),
-    ({"splits": {"train": 0.8, "test": 0.2}}, "must be a list of groups or one word, not 0.8"),
-    ({"group": ""}, "has a column 'patient' and card slices splits by image; name it"),
+    ({"splits": {"train": "a", "test": "b"}}, "split train is 'a', and nothing in the files tells"),
+    ({"splits": {"train": 0.8, "test": 0.2}}, "must be a share .* a word or a list, not 0.8"),
+    ({"group": ""}, "splits by image, but it is known which images belong together; give"),
+    ({"group": "", "splits": {"train": "0.0-0.5", "test": "0.5-1.0"}}, "splits by image, but it"),
     ({"group": "scanner"}, "unknown column .*'scanner'"),
-    ({"options": {"images": ["flair", "t1c"]}}, "lists groups; name the card's group"),
+    ({"options": {"images": ["flair", "t1c"]}}, "groups images by patient, but not every image"),
+    ({"image": (2, 7, 5)}, "flair/.*.png is 6 × 5 pixels, card slices says 7 × 5"),
     ({"options": {**CARD.options, "image": ["flair"]}}, "did you mean 'images'"),
     ({"options": {**CARD.options, "images": ["flair"]}}, "1 folders .* do not make 2 channels"),
     ({"options": {**CARD.options, "sha256": {"flare": "x"}}}, "did you mean 'flair'"),
@@ -243,6 +261,8 @@ def test_a_class_that_the_card_does_not_name_is_told(root: Path) -> None:
     ({"sha256": {"t1c/clear/bob_z0.png": "0" * 64}}, "bob_z0.png has checksum"),
     ({"options": {"images": ["flair", "t1c"], "metadata": "metadata.csv"}}, "no mask was read"),
     ({"truth": "none"}, "has masks, the card's truth says none"),
+    ({"classes": ("clear", "tumour", "cyst")}, "slices has no image of class cyst"),
+    ({"classes": ("clear", "tumour", "cyst", "scar")}, "no image of class cyst and 1 more"),
     ({"path": "elsewhere"}, "there is no folder .*elsewhere. Put the folders there"),
 ])
 def test_a_card_that_does_not_fit_the_files_is_told_in_one_line(
@@ -258,12 +278,16 @@ def test_a_split_column_that_tears_a_patient_is_refused(root: Path) -> None:
     refused(torn, "patient ann lies in split train and in split test")
 
 
+def real(root: Path, name: str) -> Card:
+    """The card of a set, or a skip where its files are not there."""
+    if not (root / name).is_dir():
+        pytest.skip(f"HEATPROOF_DATA has no {name}")
+    return data.card(name)
+
+
 @pytest.fixture
 def brats(real_data: Path) -> Card:
-    card = data.card("brain-tumour-brats2015")
-    if not (real_data / card.name).is_dir():
-        pytest.skip(f"HEATPROOF_DATA has no {card.name}")
-    return card
+    return real(real_data, "brain-tumour-brats2015")
 
 
 @pytest.mark.data
@@ -295,3 +319,42 @@ def test_each_real_patient_is_tested_once_and_never_torn(brats: Card) -> None:
     assert tested == {"pat0001", "pat0003", "pat0005", "pat0006"}
     assert len({data.fingerprint(brats.fold(k)) for k in range(4)}) == 4
     assert all(finding.ok for finding in testing.check_card(brats.fold(3)))
+
+
+@pytest.mark.data
+def test_the_real_boxes_lie_on_every_slice_and_no_block_is_torn(real_data: Path) -> None:
+    card = real(real_data, "brain-tumour-cheng")
+    parts = {split: data.held(card.name, split) for split in card.splits}
+    assert [len(images) for images in parts.values()] == [507, 142, 251]
+    assert sum(np.bincount(images.y) for images in parts.values()).tolist() == [300, 300, 300]
+    assert all((np.bincount(images.y) >= 20).all() for images in parts.values())
+    assert len(set.union(*(set(i.group) for i in parts.values()))) == sum(
+        len(set(i.group)) for i in parts.values()) == 95
+    train = parts["train"]
+    assert abs(train.x.mean() / 255 - card.mean[0]) < 5e-5
+    assert abs(train.x.std() / 255 - card.std[0]) < 5e-5
+    for images in parts.values():
+        assert images.mask is not None
+        share = (images.mask == 1).mean((1, 2))
+        assert share.min() > 0.001
+        assert share.max() < 0.25
+    where = train.key.index("meningioma/0001")
+    box = np.argwhere(train.mask[where] == 1)
+    assert [*box.min(0), *box.max(0)] == [177, 266, 252, 378]  # 266 177 379 253, edges
+    assert all(finding.ok for finding in testing.check_card(card))
+
+
+@pytest.mark.data
+def test_the_real_photographs_keep_their_objects(real_data: Path) -> None:
+    card = real(real_data, "natural-coco")
+    assert list(card.splits) == ["test"]
+    images = data.held(card.name, "test")
+    assert np.bincount(images.y).tolist() == [2, 13, 9, 8, 4, 15, 5, 4, 24, 13]
+    assert images.mask is not None
+    assert set(np.unique(images.mask)) == {0, 1, 255}
+    share = (images.mask == 1).mean((1, 2))
+    assert share.min() > 0.01  # stretching loses none: as in the originals
+    told = {row["file"].removesuffix(".jpg"): float(row["mask_fraction"])
+            for row in rows_of(real_data / card.name)}
+    assert np.allclose(share, [told[key] for key in images.key], atol=0.005)
+    assert all(finding.ok for finding in testing.check_card(card))

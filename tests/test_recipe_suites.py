@@ -229,16 +229,17 @@ def test_the_gp_nets_are_trained_as_published(dataset: str, who: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "dataset"), ABSENT.items())
-def test_a_data_set_without_a_reader_can_be_planned_and_not_run(
-    name: str, dataset: str, tmp_path: Path,
+def test_a_data_set_that_is_not_here_can_be_planned_and_not_run(
+    name: str, dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("HEATPROOF_DATA", str(tmp_path))
     planned = CliRunner().invoke(cli.app, ["plan", name, "--out", str(tmp_path)])
     assert planned.exit_code == 0, planned.exception
     said = " ".join(planned.output.split())
     assert dataset in said
-    assert f"cannot run yet: {dataset} has no reader yet" in said
+    assert f"cannot run yet: {dataset}: there is no folder" in said
     found = suite.read(name)
-    with pytest.raises(HeatproofError, match="has no reader yet"):
+    with pytest.raises(HeatproofError, match=f"{dataset}(-binary)?: there is no folder"):
         pool.prepare(found, found.runs, pool.Settings(tmp_path, device="cpu"))
 
 

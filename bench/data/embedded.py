@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from bench.core import Card, HeatproofError, number_from
-from bench.data.images import Array, Images
+from bench.core import Card, HeatproofError
+from bench.data.catalogue import Catalogue
+from bench.data.images import Array
 from bench.plugins import source
 
 
-@source("sklearn-digits")
-def read(card: Card, split: str) -> Images:
+@source("sklearn-digits", version="2")
+def read(card: Card) -> Catalogue:
     """scikit-learn's 1,797 handwritten digits (UCI, 8×8, 16 grey levels), enlarged bilinearly.
 
     The mask is the pen stroke: where the enlarged ink reaches the card's `stroke` of full ink.
@@ -20,21 +21,18 @@ def read(card: Card, split: str) -> Images:
 
     digits = load_digits()
     try:
-        low, high = (float(part) for part in str(card.splits[split]).split("-"))
         stroke = float(card.options["stroke"])
     except (ValueError, KeyError) as error:
-        raise HeatproofError(
-            f"card {card.name}: needs splits like \"0.0-0.8\" and options.stroke ({error})"
-        ) from None
-    keys = [f"{number:04d}" for number in range(len(digits.target))]
-    share = np.array([number_from("sklearn-digits", key) / 2**63 for key in keys])
-    rows = np.flatnonzero((low <= share) & (share < high))
-    ink = enlarged(digits.images[rows].astype(np.int64), card.image[1])
-    return Images(
-        x=np.minimum(ink * 255 // 16, 255).astype(np.uint8)[:, None],
-        y=digits.target[rows].astype(np.int64),
-        key=tuple(keys[row] for row in rows),
-        mask=(ink >= stroke * 16).astype(np.uint8))
+        raise HeatproofError(f"card {card.name}: needs options.stroke ({error})") from None
+
+    def ink(row: int) -> Array:
+        return enlarged(digits.images[row:row + 1].astype(np.int64), card.image[1])
+
+    return Catalogue(
+        key=tuple(f"{number:04d}" for number in range(len(digits.target))),
+        label=tuple(digits.target.tolist()),
+        image=lambda row: np.minimum(ink(row) * 255 // 16, 255).astype(np.uint8),
+        mask=lambda row: (ink(row)[0] >= stroke * 16).astype(np.uint8))
 
 
 def enlarged(small: Array, size: int) -> Array:

@@ -9,9 +9,14 @@ from pathlib import Path
 from bench.core import Card, HeatproofError
 
 
+def data_root() -> Path:
+    """The folder of all published data sets; one that cannot be there if none is named."""
+    return Path(os.environ.get("HEATPROOF_DATA") or "$HEATPROOF_DATA")
+
+
 def home(card: Card) -> Path:
     """The folder of a card's files, there or not: `HEATPROOF_DATA/` and its path, or its name."""
-    return Path(os.environ.get("HEATPROOF_DATA") or "$HEATPROOF_DATA") / (card.path or card.name)
+    return data_root() / (card.path or card.name)
 
 
 def absent(card: Card, why: str = "") -> HeatproofError:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from bisect import bisect_right
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bench.core import Card, HeatproofError
+from bench.data.catalogue import Catalogue
 from bench.data.files import absent, content, home
-from bench.data.images import Images
 from bench.plugins import source
 from bench.store import Cache
 
@@ -20,27 +21,41 @@ _TYPES: dict[int, np.dtype[Any]] = {
     0x0D: np.dtype(">f4"), 0x0E: np.dtype(">f8")}
 
 
-@source("idx")
-def read(card: Card, split: str) -> Images:
-    """Images and labels of one split; a split names its two files: [images, labels].
+@source("idx", version="2")
+def read(card: Card) -> Catalogue:
+    """Images and labels; a split names its two files: [images, labels].
 
     The folder is `HEATPROOF_DATA/NAME/`; without one, torchvision downloads the class that the
     card's `options.torchvision` names into the cache.
     """
-    files = card.splits[split]
-    if not isinstance(files, list) or len(files) != 2:
-        raise HeatproofError(f"card {card.name}: split {split} must name [images, labels] files")
     folder = found(card)
-    x = read_idx(folder / files[0], card.sha256.get(files[0], ""))
-    y = read_idx(folder / files[1], card.sha256.get(files[1], ""))
-    if x.ndim != 3 or y.ndim != 1 or len(x) != len(y):
-        raise HeatproofError(
-            f"{folder}: {files[0]} holds {x.shape}, {files[1]} {y.shape}; they need as many "
-            "images as labels")
-    stem = files[0].partition("-")[0]
-    return Images(
-        x=x[:, None], y=y.astype(np.int64),
-        key=tuple(f"{stem}-{number:05d}" for number in range(len(y))))
+    key: list[str] = []
+    label: list[int] = []
+    images: list[np.ndarray[Any, Any]] = []
+    rows: dict[str, range] = {}
+    for split, files in card.splits.items():
+        if not isinstance(files, list | tuple) or len(files) != 2:
+            raise HeatproofError(
+                f"card {card.name}: split {split} must name [images, labels] files")
+        x = read_idx(folder / files[0], card.sha256.get(files[0], ""))
+        y = read_idx(folder / files[1], card.sha256.get(files[1], ""))
+        if x.ndim != 3 or y.ndim != 1 or len(x) != len(y):
+            raise HeatproofError(
+                f"{folder}: {files[0]} holds {x.shape}, {files[1]} {y.shape}; they need as many "
+                "images as labels")
+        stem = files[0].partition("-")[0]
+        rows[split] = range(len(key), len(key) + len(y))
+        key += [f"{stem}-{number:05d}" for number in range(len(y))]
+        label += y.tolist()
+        images.append(x)
+    starts = [part.start for part in rows.values()]
+
+    def image(row: int) -> np.ndarray[Any, Any]:
+        part = bisect_right(starts, row) - 1
+        return np.asarray(images[part][row - starts[part]][None])
+
+    return Catalogue(key=tuple(key), label=tuple(label), image=image, rows=rows, common=tuple(
+        folder / file for files in card.splits.values() for file in files))
 
 
 def found(card: Card) -> Path:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,11 +18,13 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Images:
-    """What a source returns for one split.
+    """The images of one split, in memory or mapped into it.
 
     x: (N, C, H, W) uint8. y: (N,) int64. key: N distinct strings, stable when a folder gains a
     file. group: N strings (patient, scan), or empty. mask: (N, H, W) uint8 or None; 0 background,
-    1.. parts, 255 ignore.
+    1.. parts, 255 ignore. flips: planted sets alone, what is flipped -> (N, C, H, W) uint8, the
+    same images with that and nothing else as it is in another class. content: a checksum of the
+    pixels and masks, empty where nobody made one.
     """
 
     x: Array
@@ -30,6 +32,8 @@ class Images:
     key: tuple[str, ...]
     group: tuple[str, ...] = ()
     mask: Array | None = None
+    flips: Mapping[str, Array] = field(default_factory=dict)
+    content: str = ""
 
     def __len__(self) -> int:
         return len(self.key)
@@ -103,7 +107,8 @@ class Images:
         return Images(
             x=self.x[rows], y=self.y[rows], key=tuple(self.key[i] for i in rows),
             group=tuple(self.group[i] for i in rows) if self.group else (),
-            mask=None if self.mask is None else self.mask[rows])
+            mask=None if self.mask is None else self.mask[rows],
+            flips={name: flip[rows] for name, flip in self.flips.items()})
 
 
 class Batches:
@@ -122,6 +127,7 @@ class Batches:
         chosen = images.order(f"{card.name}/{name}")
         self.images, self.card, self.seed, self.normalise = images, card, seed, normalise
         self.index = chosen[:samples] if samples else chosen
+        self._seeds = np.full(len(images), -1, np.int64)  # of each image, once it is asked for
         self.mean = torch.tensor(card.mean, dtype=torch.float32)[:, None, None]
         self.std = torch.tensor(card.std, dtype=torch.float32)[:, None, None]
 
@@ -130,36 +136,41 @@ class Batches:
 
     def batch(
         self, places: Sequence[int] | Array | None = None,
-        change: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        change: Callable[[torch.Tensor], torch.Tensor] | None = None, *, flipped: str = "",
     ) -> Batch:
         """The samples at some places of the chosen order, by default all of them.
 
-        `change` is given the images (n, C, H, W) in [0, 1] before they are normalised; what it
-        moves, no mask follows, so then there is none.
+        `change` is given the images (n, C, H, W) in [0, 1] before they are normalised; `flipped`
+        names the thing that is as in another class, on planted sets. Of what either moves no mask
+        is known, so then there is none.
         """
         import torch
 
         rows = self.index if places is None else self.index[np.asarray(places, np.int64)]
         images = self.images
         key = tuple(images.key[i] for i in rows)
-        x = torch.from_numpy(images.x[rows]).float() / 255
-        mask = None if images.mask is None or change else torch.from_numpy(images.mask[rows])
+        pixels = images.flips[flipped] if flipped else images.x
+        x = torch.from_numpy(np.asarray(pixels[rows])).float().div_(255)
+        mask = None if images.mask is None or change or flipped else torch.from_numpy(
+            np.asarray(images.mask[rows]))
+        for row in rows[self._seeds[rows] < 0]:
+            self._seeds[row] = number_from(self.card.name, self.seed, images.key[row])
         return Batch(
             x=self._normalised(x if change is None else change(x)),
             y=torch.from_numpy(images.y[rows]), key=key,
-            seed=torch.tensor([number_from(self.card.name, self.seed, k) for k in key]),
+            seed=torch.from_numpy(self._seeds[rows]),
             group=tuple(images.group[i] for i in rows) if images.group else ("",) * len(rows),
             mask=mask)
 
     def _normalised(self, x: torch.Tensor) -> torch.Tensor:
         if self.normalise == "max":
-            return x / x.amax((1, 2, 3), keepdim=True).clamp(min=1 / 255)
-        return (x - self.mean) / self.std
+            return x.div_(x.amax((1, 2, 3), keepdim=True).clamp(min=1 / 255))
+        return x.sub_(self.mean).div_(self.std)
 
-    def in_order(self, size: int) -> Iterator[Batch]:
-        """All samples, `size` at a time."""
+    def in_order(self, size: int, *, flipped: str = "") -> Iterator[Batch]:
+        """All samples, `size` at a time, flipped as `batch` says."""
         for start in range(0, len(self), size):
-            yield self.batch(range(start, min(start + size, len(self))))
+            yield self.batch(range(start, min(start + size, len(self))), flipped=flipped)
 
     def shuffled(
         self, size: int, generator: torch.Generator,

@@ -1,176 +1,228 @@
-"""Drawn images in which we know what decides the class: `phantom`, brain-like slices.
+"""Planted sets: drawn slices in which we know what decides the class, and what does not.
 
-Only +, -, ×, ÷ and square roots of 64-bit floats are used, each rounded once by IEEE 754, and the
-random numbers are raw PCG64 words: the same bytes come out on every machine.
+`phantom`, a shortcut, a distractor, a suppressor, and slices with and without a lesion. Of each
+image they give what it would be with one thing, and that alone, as it is in another class: what
+bench.certificate puts to a trained network.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
 
 import numpy as np
 
-from bench.core import Card, HeatproofError, number_from
-from bench.data.images import Images
+from bench.core import Card, HeatproofError, filled
+from bench.data import images
+from bench.data.anatomy import Array, Draws, Slice, disc, smooth, step
+from bench.data.catalogue import Catalogue
 from bench.plugins import source
 
-Array = np.ndarray[Any, np.dtype[np.float64]]
 LESIONS = ("solid", "ring", "multifocal")
+MARKS = ("plus", "ring", "bars")
+SHADES = ("faint", "bright")
+HEALTH = ("healthy", "lesion")
+
+LEVEL = {"faint": 0.58, "bright": 0.88}
+"""How bright a lesion of `planted-suppressor` is at the usual dose of contrast agent."""
+DOSE = 0.11
+"""How far another dose moves that, up or down, and the tube in the corner with it."""
+ENOUGH = 0.01
+"""The share of an image that other cysts and vessels change at least; a mark covers as much."""
+
+Thing = tuple[Array, Array]
+"""What is added to the tissue: as the image has it, and as in another class."""
 
 
-class Draws:
-    """Random numbers from raw PCG64 words, whose stream numpy never changes."""
+@dataclass(frozen=True)
+class Layout:
+    """The options of a planted card."""
 
-    def __init__(self, *parts: object) -> None:
-        self.bits = np.random.PCG64(number_from(*parts))
-
-    def uniform(self, low: float, high: float) -> float:
-        """One number in [low, high)."""
-        return float(low + (high - low) * self.field(1)[0])
-
-    def field(self, n: int) -> Array:
-        """N numbers in [0, 1)."""
-        words: Any = self.bits.random_raw(n)
-        return np.asarray((words >> np.uint64(11)) / 2.0**53, np.float64)
-
-    def below(self, n: int) -> int:
-        """One whole number in [0, n)."""
-        return int(self.field(1)[0] * n)
-
-
-def _step(distance: Array, width: float) -> Array:
-    """1 where distance is below 0, falling smoothly to 0 at `width`."""
-    t = np.clip(1.0 - distance / width, 0.0, 1.0)
-    return t * t * (3.0 - 2.0 * t)
-
-
-def _smooth(draws: Draws, cells: int, size: int) -> Array:
-    """A smooth random field (size, size) in [0, 1], of about `cells` bumps a side."""
-    grid = draws.field((cells + 1) * (cells + 1)).reshape(cells + 1, cells + 1)
-    at = (np.arange(size) + 0.5) * cells / size
-    low = np.minimum(at.astype(np.int64), cells - 1)
-    w = at - low
-    w = w * w * (3.0 - 2.0 * w)
-    rows = grid[low] * (1.0 - w)[:, None] + grid[low + 1] * w[:, None]
-    return np.asarray(rows[:, low] * (1.0 - w) + rows[:, low + 1] * w)
-
-
-def _disc(x: Array, y: Array, at: tuple[float, float], radius: float) -> Array:
-    return np.sqrt((x - at[0]) ** 2 + (y - at[1]) ** 2) - radius
-
-
-def _streak(x: Array, y: Array, start: tuple[float, float], end: tuple[float, float]) -> Array:
-    """The distance of each pixel from a line between two points."""
-    dx, dy = end[0] - start[0], end[1] - start[1]
-    t = np.clip(((x - start[0]) * dx + (y - start[1]) * dy) / (dx * dx + dy * dy), 0.0, 1.0)
-    return np.sqrt((x - start[0] - t * dx) ** 2 + (y - start[1] - t * dy) ** 2)
+    seed: int = 0
 
 
 def draw(name: str, lesion: str | None, size: int) -> tuple[Array, Array]:
-    """One slice (size, size) in [0, 1] and its mask, the pixels that the lesion changed.
+    """One slice of `phantom` (size, size) in [0, 1] and its mask, what the lesion changed.
 
-    `name` seeds the anatomy, the distractors and the noise; the lesion is drawn over them and
+    `name` seeds the anatomy, cysts, vessels and the noise; the lesion is drawn over them and
     changes nothing else, so `draw(name, None, size)` is the same slice without it.
     """
-    draws = Draws("phantom", name)
-    pixel = 2.0 / size
-    line = (np.arange(size) + 0.5) * pixel - 1.0
-    t = draws.uniform(-0.12, 0.12)  # the tangent of half the head's tilt: no sine is needed
-    cos, sin = (1 - t * t) / (1 + t * t), 2 * t / (1 + t * t)
-    dx, dy = draws.uniform(-0.06, 0.06), draws.uniform(-0.05, 0.05)
-    x = (line[None, :] - dx) * cos + (line[:, None] - dy) * sin
-    y = (line[:, None] - dy) * cos - (line[None, :] - dx) * sin
-
-    a, b = draws.uniform(0.68, 0.80), draws.uniform(0.80, 0.92)
-    skull = draws.uniform(0.88, 0.92)
-    radius = np.sqrt((x / a) ** 2 + (y / b) ** 2)
-    head = _step(radius - 1.0, 0.04)
-    brain = _step(radius - skull, 0.04)
-    folds = _smooth(draws, 9, size)
-    white = _step(radius + 0.45 * (folds - 0.5) - draws.uniform(0.55, 0.68), 0.10)
-    grey, bright = draws.uniform(0.34, 0.42), draws.uniform(0.10, 0.16)
-    image = draws.uniform(0.55, 0.75) * head * (1.0 - brain) + brain * (grey + bright * white)
-
-    width, height = draws.uniform(0.05, 0.11), draws.uniform(0.16, 0.30)
-    tilt = draws.uniform(0.1, 0.4)
-    for side in (-1.0, 1.0):  # the two lateral ventricles
-        u = x * side - 0.10 - tilt * 0.5 * np.abs(y)
-        horn = np.sqrt((u / width) ** 2 + ((y + 0.05) / height) ** 2)
-        image = image * (1.0 - 0.7 * _step(horn - 1.0, 0.3))
-    image = image * (1.0 - 0.35 * brain * _step(np.abs(x) - 0.008, 0.03))  # the midline
-
-    # Distractors lie in every class alike: dark cysts and bright vessels.
-    spot = draws.uniform(0.15, 0.24)
-    place = _place(draws, a, b, 0.60)
-    taken = [(place, spot + 0.10)]
-    for _ in range(draws.below(3)):
-        at, r = _place(draws, a, b, 0.75), draws.uniform(0.06, 0.11)
-        if all((at[0] - c[0]) ** 2 + (at[1] - c[1]) ** 2 > (r + q) ** 2 for c, q in taken):
-            image = image * (1.0 - 0.6 * _step(_disc(x, y, at, r), pixel))
-            taken.append((at, r))
-    for _ in range(1 + draws.below(3)):
-        start, end = _place(draws, a, b, 0.8), _place(draws, a, b, 0.8)
-        apart = float(_streak(np.array(place[0]), np.array(place[1]), start, end))
-        if apart > spot + 0.10:
-            image = image + 0.30 * _step(_streak(x, y, start, end) - 0.015, 0.6 * pixel)
-
-    # The noise is drawn before the lesion, so that the lesion does not move it.
-    grain = draws.uniform(0.015, 0.035)
-    noise = draws.field(4 * size * size).reshape(4, size, size)
-    noise = (noise[0] + noise[1] + noise[2] + noise[3] - 2.0) * 1.7320508075688772 * grain
-    shading = 1.0 + draws.uniform(-0.15, 0.15) * x + draws.uniform(-0.15, 0.15) * y
-    gain = draws.uniform(0.85, 1.1)
-
-    change = np.zeros_like(image)
-    if lesion is not None:
-        edge = 1.0 * pixel
-        strength = draws.uniform(0.30, 0.42)
-        wobble = 0.25 * spot * (_smooth(draws, 8, size) - 0.5)
-        if lesion == "solid":
-            change = strength * _step(_disc(x, y, place, spot) + wobble, edge)
-        elif lesion == "ring":
-            outer = _step(_disc(x, y, place, spot) + wobble, edge)
-            core = _step(_disc(x, y, place, spot * draws.uniform(0.50, 0.60)) + wobble, edge)
-            change = strength * outer - (strength + 0.16) * core
-        elif lesion == "multifocal":
-            near = spot * 0.66
-            p, q = draws.uniform(-1, 1), draws.uniform(-1, 1)
-            length = float(np.sqrt(np.float64(p * p + q * q + 0.01)))
-            p, q = p / length, q / length
-            turn = 0.8660254037844386  # the sine of 120 degrees: three foci, evenly around
-            foci = ((p, q), (-0.5 * p - turn * q, turn * p - 0.5 * q),
-                    (-0.5 * p + turn * q, -turn * p - 0.5 * q))
-            for across, down in foci:
-                at = (place[0] + near * across, place[1] + near * down)
-                focus = _step(_disc(x, y, at, spot * draws.uniform(0.24, 0.32)), edge)
-                change = np.maximum(change, strength * focus)
-        else:
-            raise HeatproofError(f"lesion {lesion!r} is none of {', '.join(LESIONS)}")
-    return np.clip((image + change) * shading * gain + noise, 0.0, 1.0), change
+    head = Slice(Draws("phantom", name), size)
+    change = np.zeros((size, size)) if lesion is None else lesion_in(head, lesion)
+    return head.taken(head.tissue + change), change
 
 
-def _place(draws: Draws, a: float, b: float, reach: float) -> tuple[float, float]:
-    """A point inside the brain, within `reach` of its half axes."""
-    while True:
-        u, v = draws.uniform(-1, 1), draws.uniform(-1, 1)
-        if u * u + v * v < 1.0:
-            return u * a * reach, v * b * reach
+def lesion_in(head: Slice, kind: str) -> Array:
+    """What a lesion of a kind adds (size, size); drawn again, it is the same."""
+    draws, edge = head.draws.again(), head.pixel
+    x, y, place, spot = head.x, head.y, head.place, head.spot
+    strength = draws.uniform(0.30, 0.42)
+    wobble = 0.25 * spot * (smooth(draws, 8, head.size) - 0.5)
+    if kind == "solid":
+        return strength * step(disc(x, y, place, spot) + wobble, edge)
+    if kind == "ring":
+        outer = step(disc(x, y, place, spot) + wobble, edge)
+        core = step(disc(x, y, place, spot * draws.uniform(0.50, 0.60)) + wobble, edge)
+        return strength * outer - (strength + 0.16) * core
+    if kind != "multifocal":
+        raise HeatproofError(f"lesion {kind!r} is none of {', '.join(LESIONS)}")
+    near = spot * 0.66
+    p, q = draws.uniform(-1, 1), draws.uniform(-1, 1)
+    length = float(np.sqrt(np.float64(p * p + q * q + 0.01)))
+    p, q = p / length, q / length
+    turn = 0.8660254037844386  # the sine of 120 degrees: three foci, evenly around
+    change = np.zeros_like(head.tissue)
+    for across, down in ((p, q), (-0.5 * p - turn * q, turn * p - 0.5 * q),
+                         (-0.5 * p + turn * q, -turn * p - 0.5 * q)):
+        at = (place[0] + near * across, place[1] + near * down)
+        focus = step(disc(x, y, at, spot * draws.uniform(0.24, 0.32)), edge)
+        change = np.maximum(change, strength * focus)
+    return change
 
 
-@source("phantom", version="1")
-def read(card: Card, split: str) -> Images:
+def mark_in(head: Slice, draws: Draws, form: str) -> Array:
+    """What a mark in a corner of the page adds (size, size): its form, on a plate.
+
+    The plate is alike in all classes; it makes the mark one region, whose gaps tell the form too.
+    """
+    u, v = _corner(head, draws)
+    strength, far = draws.uniform(0.35, 0.60), np.maximum(abs(u), abs(v))
+    if form == "plus":
+        ink = np.maximum(np.minimum(abs(u), abs(v)) - 0.025, far - 0.11)
+    elif form == "ring":
+        ink = abs(np.sqrt(u * u + v * v) - 0.085) - 0.025
+    else:
+        ink = np.maximum(abs(abs(v) - 0.07) - 0.025, abs(u) - 0.11)
+    return 0.10 * step(far - 0.13, head.pixel) + strength * step(ink, 0.8 * head.pixel)
+
+
+def uptake_in(head: Slice, level: float) -> Array:
+    """What a lesion adds (size, size) that has a level of its own, whatever lies behind it."""
+    return (level - head.tissue) * step(disc(head.x, head.y, head.place, head.spot), head.pixel)
+
+
+def tube_in(head: Slice, draws: Draws, dose: float) -> Array:
+    """What a tube of contrast agent in a corner of the page adds (size, size).
+
+    It shows the dose more clearly than the lesion does, so that networks learn to read it.
+    """
+    u, v = _corner(head, draws)
+    return (0.42 + 3 * dose) * step(disc(u, v, (0.0, 0.0), 0.11), head.pixel)
+
+
+def _corner(head: Slice, draws: Draws) -> tuple[Array, Array]:
+    """How far each pixel is from a point in a corner of the page, to the right and down."""
+    right, down = ((1 if draws.below(2) else -1) * draws.uniform(0.80, 0.85) for _ in range(2))
+    return head.across - right, head.down - down
+
+
+@source("phantom", version="2")
+def phantom(card: Card) -> Catalogue:
     """Slices whose class is the kind of their lesion; a split is [first number, how many]."""
-    if card.classes != LESIONS or card.image[0] != 1 or card.image[1] != card.image[2]:
-        raise HeatproofError(f"card {card.name}: phantom needs classes {LESIONS}, image [1, n, n]")
-    first, n = card.splits[split]
+    def things(head: Slice, _: Draws, number: int) -> tuple[Thing, ...]:
+        return (_of_kinds(lambda kind: lesion_in(head, kind), LESIONS, number),)
+
+    return _catalogue(card, LESIONS, things, ("region",), "phantom")
+
+
+@source("planted-shortcut")
+def shortcut(card: Card) -> Catalogue:
+    """Slices whose class is the form of a mark in the corner; their lesions mean nothing."""
+    return _catalogue(card, MARKS, _mark_and_lesion, ("region", "distractor"))
+
+
+@source("planted-distractor")
+def distractor(card: Card) -> Catalogue:
+    """The images of `planted-shortcut`, whose class is the lesion; their marks mean nothing."""
+    return _catalogue(card, LESIONS, _mark_and_lesion, ("distractor", "region"), every=len(MARKS))
+
+
+@source("planted-suppressor")
+def suppressor(card: Card) -> Catalogue:
+    """Slices whose class is how bright their lesion is, at an unknown dose of contrast agent.
+
+    The dose brightens a tube in the corner too, which so tells nothing of the class and much of
+    what disturbs it: a suppressor variable (Wilming et al., arXiv:2111.07473).
+    """
+    def things(head: Slice, beside: Draws, number: int) -> tuple[Thing, ...]:
+        dose = beside.uniform(-DOSE, DOSE)
+        # Half the range away, so that each image's other dose is as different as any image's.
+        another = dose - DOSE if dose > 0 else dose + DOSE
+        return (
+            _of_kinds(lambda shade: uptake_in(head, LEVEL[shade] + dose), SHADES, number),
+            (tube_in(head, beside.again(), dose), tube_in(head, beside.again(), another)))
+
+    return _catalogue(card, SHADES, things, ("region", "suppressor"))
+
+
+@source("planted-lesion")
+def lesion(card: Card) -> Catalogue:
+    """Slices with and without a lesion; the masks of the healthy ones are empty."""
+    def things(head: Slice, beside: Draws, number: int) -> tuple[Thing, ...]:
+        kind = LESIONS[beside.below(len(LESIONS))]
+        there, not_there = lesion_in(head, kind), np.zeros_like(head.tissue)
+        return ((there, not_there) if number % 2 else (not_there, there),)
+
+    return _catalogue(card, HEALTH, things, ("region",))
+
+
+def _mark_and_lesion(head: Slice, beside: Draws, number: int) -> tuple[Thing, ...]:
+    """Nine numbers on end have each mark with each lesion once: neither tells of the other."""
+    return (_of_kinds(lambda form: mark_in(head, beside.again(), form), MARKS, number),
+            _of_kinds(lambda kind: lesion_in(head, kind), LESIONS, number // len(MARKS)))
+
+
+def _of_kinds(drawn: Callable[[str], Array], kinds: tuple[str, ...], number: int) -> Thing:
+    return drawn(kinds[number % len(kinds)]), drawn(kinds[(number + 1) % len(kinds)])
+
+
+def _catalogue(
+    card: Card, classes: tuple[str, ...],
+    things: Callable[[Slice, Draws, int], tuple[Thing, ...]], names: tuple[str, ...],
+    stream: str = "planted", *, every: int = 1,
+) -> Catalogue:
+    """Numbered slices, in each of them `things` by their `names`; "region" decides the class.
+
+    The class moves on with `every` so many numbers.
+    """
+    if card.classes != classes or card.image[0] != 1 or card.image[1] != card.image[2]:
+        raise HeatproofError(
+            f"card {card.name}: {card.source} needs classes {classes}, image [1, n, n]")
     size = card.image[1]
-    seed = card.options.get("seed", 0)
-    x = np.empty((n, 1, size, size), np.uint8)
-    mask = np.empty((n, size, size), np.uint8)
-    y = np.arange(first, first + n) % len(LESIONS)
-    keys = tuple(f"{number:06d}" for number in range(first, first + n))
-    for row, (key, label) in enumerate(zip(keys, y, strict=True)):
-        image, change = draw(f"{seed}/{key}", LESIONS[label], size)
-        x[row, 0] = (image * 255.0 + 0.5).astype(np.uint8)
-        mask[row] = change != 0.0
-    return Images(x=x, y=y.astype(np.int64), key=keys, mask=mask)
+    seed = filled(Layout, card.options, f"options of card {card.name}").seed
+    numbers: list[int] = []
+    rows: dict[str, range] = {}
+    for split, wanted in card.splits.items():
+        if not (isinstance(wanted, list | tuple) and len(wanted) == 2
+                and all(type(part) is int and part >= 0 for part in wanted)):
+            raise HeatproofError(f"card {card.name}: split {split} must be [first number, how "
+                                 f"many], not {wanted!r}")
+        first, n = wanted
+        rows[split] = range(len(numbers), len(numbers) + n)
+        numbers += range(first, first + n)
+
+    @lru_cache(maxsize=16)  # an image, its mask and its flips are asked for one after another
+    def planted(row: int) -> tuple[str, Slice, dict[str, Thing]]:
+        name = f"{seed}/{numbers[row]:06d}"
+        head = Slice(Draws(stream, name), size)
+        found = things(head, Draws("beside", stream, name), numbers[row])
+        return name, head, dict(zip(names, found, strict=True))
+
+    def image(row: int, flipped: str = "") -> images.Array:
+        name, head, found = planted(row)
+        tissue = head.tissue
+        if flipped == "elsewhere":
+            tissue = head.elsewhere(Draws("elsewhere", stream, name), ENOUGH)
+        for thing, (own, other) in found.items():
+            tissue = tissue + (other if thing == flipped else own)
+        return (head.taken(tissue) * 255.0 + 0.5).astype(np.uint8)[None]
+
+    def mask(row: int) -> images.Array:
+        return np.asarray(planted(row)[2]["region"][0] != 0.0, np.uint8)
+
+    return Catalogue(
+        key=tuple(f"{number:06d}" for number in numbers),
+        label=tuple(number // every % len(classes) for number in numbers), rows=rows,
+        image=image, mask=mask,
+        flips={thing: partial(image, flipped=thing) for thing in (*names, "elsewhere")})

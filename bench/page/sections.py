@@ -11,6 +11,7 @@ from bench.board import Board
 from bench.core import canonical
 from bench.page import gauges
 from bench.page.cards import head
+from bench.page.certificates import certificates
 from bench.page.gallery import Gallery
 from bench.page.tables import (
     DASH,
@@ -27,7 +28,7 @@ from bench.page.tables import (
     tracks,
 )
 from bench.results import Results
-from bench.verdicts import BEATS, CLASSIFIER, FAILS, NONE, PASSES, SANITY, WORSE
+from bench.verdicts import BEATS, CLASSIFIER, FAILS, NONE, PASSES, SANITY, UNCERTIFIED, WORSE
 
 CAPTIONS = {
     "contestant": "",
@@ -55,6 +56,7 @@ def section(board: Board, results: Results, table: Grid, gallery: Gallery | None
         "images": int(here["n_images"].max()), "seeds": int(here["n_seeds"].max()),
         "resampled": " and ".join(board.resampled[dataset]),
         "subset": _subset(board, dataset),
+        "truth": certificates(board, dataset, card.get("truth", "none")),
         "tracks": [found for track in tracks(board)
                    if (found := _track(board, table, common, told, track))],
         "networks": _networks(board, table, told),
@@ -75,6 +77,7 @@ def verdict_chip(row: Row) -> dict[str, str]:
         ("beats", "✓", "beats all") if verdict == BEATS
         else ("beats", "✓", PASSES) if verdict == PASSES
         else ("none", DASH, "no control") if verdict == NONE
+        else ("none", "✗", UNCERTIFIED) if verdict == UNCERTIFIED
         else ("worse", "✗", FAILS) if verdict.startswith(FAILS)
         else ("worse", "↓", against) if verdict.startswith(WORSE)
         else ("unsure", "≈", against))
