@@ -2,38 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 
-from bench import checks, stats, verdicts
-from bench.measure import GAUGE
+from bench import checks, comparisons, coverage, gates, standings, stats, verdicts
+from bench.measure import GAUGE, ends
 from bench.panel import Panel
 from bench.results import Results
-from bench.verdicts import CLASSIFIER, is_compared, is_ranked
+from bench.verdicts import CLASSIFIER, CONTROL, Bars, is_compared, is_ranked
 
 PROVEN, QUANTUS = "proven", "quantus"
 """The track that ranks by default, and the one beside it."""
 
 _ESTIMATE = ("dataset", "contestant", "metric", "family", "track", "better", "mean", "low", "high",
-             "n_images", "n_seeds", "n_nan", "rank", "rank_low", "rank_high", "complete")
+             "n_images", "n_seeds", "n_nan", "rank", "rank_low", "rank_high", "complete", "scaled",
+             "p_first")
 
 COLUMNS = {
     "estimates": _ESTIMATE,
     "common": _ESTIMATE,
     "certificates": ("dataset", "contestant", "certified", "n_runs", "detail"),
+    "gates": ("dataset", "contestant", "accuracy", "ece", "twin", "accuracy_gap", "gap_low",
+              "gap_high", "ece_gap", "passes", "detail"),
     "subset": ("dataset", "seed", "n_right", "n_images"),
     "families": ("dataset", "track", "family", "contestant", "mean_rank", "rank", "rank_low",
                  "rank_high", "n_metrics"),
-    "differences": ("dataset", "metric", "contestant", "control", "mean", "low", "high", "reads"),
+    "differences": ("dataset", "metric", "contestant", "control", "mean", "low", "high", "reads",
+                    "superiority", "p", "p_holm", "kind"),
     "verdicts": ("dataset", "track", "family", "contestant", "verdict", "against", "metric",
                  "detail"),
     "sanity": ("dataset", "metric", "contestant", "verdict", "against", "detail"),
     "tracks": ("dataset", "family", "tau", "n_contestants", "n_swaps"),
     "swaps": ("dataset", "family", "above", "below", "sure"),
+    "omnibus": ("track", "metric", "n_blocks", "statistic", "p", "powered", "method"),
+    "placings": ("track", "metric", "contestant", "mean_rank"),
+    "cliques": ("track", "metric", "clique", "contestant"),
+    "agreement": ("dataset", "track", "first", "second", "tau", "n_contestants"),
+    "stability": ("dataset", "track", "left_out_kind", "left_out", "contestant", "rank",
+                  "rank_without", "change"),
+    "components": ("dataset", "metric", "source", "variance", "share"),
+    "neighbours": ("dataset", "metric", "above", "below", "gap", "n_images", "needed"),
+    "coverage": ("dataset", "n_seeds", "n_units", "coverage", "enough"),
     "processing": ("dataset", "metric", "contestant", "kernel", "mean", "low", "high", "flagged"),
     "gauges": ("dataset", "metric", "contestant", "grid", "mean", "low", "high", "n_images",
                "n_nan"),
@@ -56,17 +68,26 @@ class Board:
     """What the page prints; its frames have the columns of COLUMNS.
 
     estimates: a row for each contestant, metric and data set, also those without a number.
-    `low` and `high` are 95 % intervals; `rank` is NaN for what is not ranked (ceilings, what is
-    incomplete, means that do not exist, randomisation checks, a metric with a defect). Gauges are
-    not among them.
+    `low` and `high` are 95 % intervals, cut off where the metric's range ends; `rank` is NaN for
+    what is not ranked (ceilings, what is incomplete or barred, means that do not exist,
+    randomisation checks, a metric with a defect).
+    `scaled`: see standings.scaled; NaN where nothing is ranked, and of a classifier. `p_first`: the
+    share of draws in which it ranks first, ties shared. Gauges are not among them.
     common: the same on the images of each seed that the networks of all ranked contestants
     classify right; subset: how many those are.
     families: the mean of the ranks in a family's metrics, ranked in turn. differences: each
-    contestant minus each control, paired. verdicts: for each contestant, family and data set; of
+    contestant minus each control (`kind` "control"), and minus the reference, Grad-CAM on the same
+    network (`kind` "reference", `control` is its name); see Panel.differences and
+    verdicts.differences. verdicts: for each contestant, family and data set; of
     the randomisation family "passes", "fails: ..." or "not told apart from ...", and sanity says
     it of each check by itself. tracks, swaps: see checks.tracks.
     certificates: see checks.certificates; on planted data, metrics that ask for the mask rank
-    only contestants whose networks are certified.
+    only contestants whose networks are certified. gates: see gates.gates; no family of explanation
+    ranks a contestant that does not pass.
+    omnibus, placings, cliques: see standings.across; agreement, stability, components,
+    neighbours: see the functions of standings of these names.
+    coverage: how often a 95 % interval from as many seeds and units (patients or scans, or images)
+    holds the truth in simulation; `enough` says whether often enough (see bench.coverage).
     processing: what blurred copies gain over the map itself; `flagged` where the interval lies
     above 0. gauges: what is measured of operators (`contestant` is the first that explains the
     network) and of truths (at the `grid` of the contestant's maps). curves: means along an axis.
@@ -92,6 +113,7 @@ class Board:
     estimates: Frame
     common: Frame
     certificates: Frame
+    gates: Frame
     subset: Frame
     families: Frame
     differences: Frame
@@ -99,6 +121,14 @@ class Board:
     sanity: Frame
     tracks: Frame
     swaps: Frame
+    omnibus: Frame
+    placings: Frame
+    cliques: Frame
+    agreement: Frame
+    stability: Frame
+    components: Frame
+    neighbours: Frame
+    coverage: Frame
     processing: Frame
     gauges: Frame
     curves: Frame
@@ -124,11 +154,17 @@ def rank(results: Results) -> Board:
             (missing["kind"] != "skipped") | missing["metric"].isna())]
         whole = [name for name in planned
                  if name in panel.names and name not in set(gaps["contestant"])]
-        for name, rows in _measured(results, panel, planned, whole, here).items():
+        measured = _measured(results, panel, planned, whole, here)
+        for name, rows in measured.items():
             frames[name] += rows
         resampled[dataset] = panel.drawn.resampled
-        notes += _remarks(dataset, planned, whole, here, panel)
+        notes += _remarks(planned, whole, here, panel, measured)
     frames["nans"] = _nans(results)
+    for name, rows in zip(("omnibus", "placings", "cliques"), standings.across(
+            frames["estimates"], plan["metrics"]), strict=True):
+        frames[name] = rows
+    frames["stability"] = standings.stability(frames["estimates"], plan["metrics"])
+    notes += _underpowered(frames["omnibus"])
     tables = {name: Frame(rows, columns=list(COLUMNS[name])) for name, rows in frames.items()}
     return Board(
         suite=plan["suite"], title=plan["title"], protocol=str(plan["protocol"]),
@@ -150,30 +186,39 @@ def _measured(
     controls = {name: here[name] for name in ranked if here[name]["control"]}
     contestants = [name for name in ranked if name not in controls]
     certificates = checks.certificates(results, panel.dataset, planned)
-    # A control is no claim about the network, so it needs no proof of what the network uses.
-    uncertified = {row["contestant"] for row in certificates if row["certified"] is False
-                   and not here[row["contestant"]]["control"]}
-    estimates, drawn_ranks = _estimates(panel, metrics, planned, whole, ranked, uncertified)
+    gated = gates.gates(results, panel, [name for name in planned if name in panel.names], here)
+    bars = Bars(
+        gated=frozenset(row["contestant"] for row in gated if not row["passes"]),
+        # A control is no claim about the network, so it needs no proof of what the network uses.
+        uncertified=frozenset(row["contestant"] for row in certificates if row["certified"] is False
+                              and not here[row["contestant"]]["control"]))
+    estimates, drawn_ranks = _estimates(panel, metrics, planned, whole, here, bars)
     families = _families(
         panel, metrics, drawn_ranks,
         {(row["metric"], row["contestant"]): row["rank"] for row in estimates}, ranked)
-    right, subset = checks.right_by_all(results, panel, ranked)
+    right, subset = checks.right_by_all(
+        results, panel, [name for name in ranked if name not in bars.gated])
     common, _ = _estimates(panel.on(right), [m for m in metrics if m["family"] != CLASSIFIER],
-                           planned, whole, ranked, uncertified)
+                           planned, whole, here, bars)
     tracks, swaps = checks.tracks(panel.dataset, families, contestants, PROVEN, QUANTUS)
-    differences = verdicts.differences(panel, compared, ranked, controls, uncertified)
-    judged = panel.dataset, compared, contestants, controls, differences
+    differences = verdicts.differences(panel, compared, ranked, controls, here, bars)
+    judged = (panel.dataset, compared, contestants, controls,
+              [row for row in differences if row["kind"] == CONTROL], bars)
     return {
         "estimates": estimates, "common": common, "subset": subset, "families": families,
-        "differences": differences, "verdicts": verdicts.verdicts(*judged, uncertified),
-        "certificates": certificates,
+        "differences": differences, "verdicts": verdicts.verdicts(*judged),
+        "certificates": certificates, "gates": gated,
         "sanity": verdicts.sanity(*judged), "tracks": tracks, "swaps": swaps,
+        "agreement": standings.agreement(estimates, metrics),
+        "components": standings.components(panel, metrics, contestants),
+        "neighbours": standings.neighbours(panel, metrics, estimates),
+        "coverage": [_coverage(panel)],
         "processing": checks.processing(results, panel, every, whole),
         "gauges": checks.gauges(
             results, panel, [m for m in every if m["family"] == GAUGE], whole),
         "curves": checks.curves(results, panel, every, whole),
-        "effects": _effects(panel, compared, ranked, here),
-        "additivity": _additivity(results, panel.dataset, planned)}
+        "effects": verdicts.effects(panel, compared, ranked, here),
+        "additivity": checks.additivity(results, panel.dataset, planned)}
 
 
 def _planned(results: Results, dataset: str) -> list[str]:
@@ -222,43 +267,58 @@ def _missing(results: Results) -> Frame:
 
 def _estimates(
     panel: Panel, metrics: list[dict[str, Any]], planned: list[str], whole: list[str],
-    ranked: list[str], uncertified: Container[str],
+    contestants: Facts, bars: Bars,
 ) -> tuple[list[dict[str, Any]], dict[str, Frame]]:
     """The rows of a data set, and for each metric the ranks a draw (D rows, contestants)."""
     rows, drawn_ranks = [], {}
+    place = {name: i for i, name in enumerate(panel.names)}
+    ceilings = [name for name in whole if contestants[name]["ceiling"]]
     for metric in metrics:
         name = metric["name"]
-        values, seen = panel.value[name], panel.scored[name]
-        point, drawn = stats.means(values), stats.means(values, panel.drawn)
-        low, high = stats.interval(drawn)
-        placed = [c for c in ranked if is_ranked(metric)
-                  and not verdicts.is_barred(c, metric, uncertified)
-                  and np.isfinite(point[panel.names.index(c)])]
-        at = [panel.names.index(c) for c in placed]
-        same = [panel.network[c] for c in placed]
-        owner = same if metric["family"] == CLASSIFIER else None
-        first = stats.ranks(point[at], metric["better"], owner)
-        each = stats.ranks(drawn[:, at], metric["better"], owner)
+        values, seen, found = panel.value[name], panel.scored[name], panel.estimated(name)
+        least, most = ends(metric["range"])
+        placed = [c for c in whole if is_ranked(metric) and c not in ceilings
+                  and not bars.why(c, [metric]) and np.isfinite(found.mean[place[c]])]
+        at = [place[c] for c in placed]
+        network = [panel.network[c] for c in placed]
+        same = network if metric["family"] == CLASSIFIER else None
+        each = stats.ranks(found.drawn[:, at], metric["better"], same)
         rank_low, rank_high = stats.interval(each, attained=True)
+        ranked = dict(zip(placed, zip(
+            stats.ranks(found.mean[at], metric["better"], same), rank_low, rank_high,
+            _first(each, same), strict=True), strict=True))
         drawn_ranks[name] = Frame(each, columns=placed)
+        scaled = standings.scaled(
+            found.mean, [place[c] for c in placed if contestants[c]["control"]],
+            [place[c] for c in ceilings], at, metric["better"]) if standings.explains(
+                metric) else np.full(len(found.mean), np.nan)
         for contestant in planned:
             row = {"dataset": panel.dataset, "contestant": contestant, "metric": name,
                    "family": metric["family"], "track": metric["track"],
                    "better": metric["better"], "mean": np.nan, "low": np.nan, "high": np.nan,
-                   "n_images": 0, "n_seeds": 0, "n_nan": 0, "rank": np.nan, "rank_low": np.nan,
-                   "rank_high": np.nan, "complete": contestant in whole}
-            if contestant in panel.names:
-                i = panel.names.index(contestant)
+                   "n_images": 0, "n_seeds": 0, "n_nan": 0, "complete": contestant in whole,
+                   "scaled": np.nan, **dict(zip(
+                       ("rank", "rank_low", "rank_high", "p_first"),
+                       ranked.get(contestant, (np.nan,) * 4), strict=True))}
+            if contestant in place:
+                i = place[contestant]
                 finite = np.isfinite(values[i])
-                row |= {"mean": point[i], "low": low[i], "high": high[i],
-                        "n_images": int(finite.any(axis=0).sum()),
+                row |= {"mean": found.mean[i], "low": max(found.low[i], least),
+                        "high": min(found.high[i], most),
+                        "scaled": scaled[i], "n_images": int(finite.any(axis=0).sum()),
                         "n_seeds": int(finite.any(axis=1).sum()),
                         "n_nan": int((seen[i] & ~finite).sum())}
-            if contestant in placed:
-                i = placed.index(contestant)
-                row |= {"rank": first[i], "rank_low": rank_low[i], "rank_high": rank_high[i]}
             rows.append(row)
     return rows, drawn_ranks
+
+
+def _first(ranks: stats.Array, same: list[str] | None) -> stats.Array:
+    """The share of draws (D, C) in which each is first; those of one owner are one."""
+    if same is None:
+        return comparisons.first_shares(ranks)
+    owners = list(dict.fromkeys(same))
+    shares = comparisons.first_shares(ranks[:, [same.index(owner) for owner in owners]])
+    return shares[[owners.index(owner) for owner in same]]
 
 
 def _families(
@@ -285,75 +345,51 @@ def _families(
     return rows
 
 
-def _effects(
-    panel: Panel, metrics: list[dict[str, Any]], ranked: list[str], contestants: Facts,
-) -> list[dict[str, Any]]:
-    """What training changed, seen by one explainer, and what a network's own map adds to it."""
-    names = [name for name in ranked if not contestants[name]["control"]]
-    own = [name for name in names if contestants[name]["family"] == "inherent"
-           or contestants[name]["explainer"] == contestants[name]["trainer"]]
-    post_hoc = [name for name in names if name not in own]
-    effect: dict[tuple[str, str], str] = {}
-    for name in post_hoc:
-        effect |= {(name, other): "model" for other in post_hoc
-                   if _is_twin(contestants[other], contestants[name])}
-        effect |= {(mine, name): "explanation" for mine in own
-                   if panel.network[mine] == panel.network[name]}
-    return [{**row, "effect": effect[row["pair"]],
-             "minuend": row["pair"][0], "subtrahend": row["pair"][1]}
-            for metric in metrics if effect for row in panel.differences(metric, list(effect))
-            # The explanation effect compares maps of one network, which has one accuracy.
-            if effect[row["pair"]] == "model" or metric["family"] != CLASSIFIER]
-
-
-def _is_twin(twin: dict[str, Any], of: dict[str, Any]) -> bool:
-    """Whether it is the same explainer on the trainer that lacks what the other's adds, alone."""
-    shared = twin["train"].keys() & of["train"].keys()
-    return (
-        twin["trainer"] == of["twin"] != of["trainer"]
-        and (twin["explainer"], twin["explain"]) == (of["explainer"], of["explain"])
-        and all(twin["train"][key] == of["train"][key] for key in shared))
-
-
-def _additivity(results: Results, dataset: str, planned: list[str]) -> list[dict[str, Any]]:
-    rows = []
-    runs = results.runs[results.runs["dataset"] == dataset]
-    for name in planned:
-        met = [info["additivity"] for info in runs[runs["contestant"] == name]["info"]
-               if not info["unsupported"]]
-        if met:
-            largest = [one["largest"] for one in met]
-            rows.append({
-                "dataset": dataset, "contestant": name, "declared": met[0]["declared"],
-                "largest": np.nan if None in largest else max(largest),
-                "tolerance": met[0]["tolerance"],
-                "holds": None if met[0]["holds"] is None else all(one["holds"] for one in met),
-                "n_runs": len(met)})
-    return rows
-
-
 def _nans(results: Results) -> list[dict[str, Any]]:
     bad = results.scores[results.scores["value"].isna()]
-    counts = bad.groupby(["dataset", "contestant", "metric", "reason"], dropna=False).size()
+    counts = bad.groupby(
+        ["dataset", "contestant", "metric", "reason"], dropna=False, observed=True).size()
     return [{str(key): value for key, value in row.items()}
             for row in counts.reset_index(name="n").to_dict("records")]
 
 
+def _coverage(panel: Panel) -> dict[str, Any]:
+    seeds, units = panel.drawn.seeds.shape[1], len(set(panel.units))
+    found = coverage.expected(seeds, units)
+    return {"dataset": panel.dataset, "n_seeds": seeds, "n_units": units, "coverage": found,
+            "enough": found >= coverage.ENOUGH}
+
+
 def _remarks(
-    dataset: str, planned: list[str], whole: list[str], contestants: Facts, panel: Panel,
+    planned: list[str], whole: list[str], contestants: Facts, panel: Panel,
+    measured: dict[str, list[dict[str, Any]]],
 ) -> list[str]:
     remarks = []
+    (covered,) = measured["coverage"]
     if "seeds" not in panel.drawn.resampled:
-        remarks.append(f"{dataset}: there is one seed, so its intervals hold for this training "
-                       "alone; only images are resampled.")
-    elif (n := panel.drawn.seeds.shape[1]) < 5:
-        remarks.append(f"{dataset}: {n} seeds are few, and intervals from few seeds are "
-                       "narrower than they should be.")
-    if 0 < panel.groups < 10:
-        remarks.append(f"{dataset}: the images come from {panel.groups} patients or scans, too few "
-                       "to resample; the intervals are narrower than they should be.")
+        remarks.append("there is one seed, so its intervals hold for this training alone; only "
+                       "images are resampled.")
+    if not covered["enough"]:
+        units = f"{covered['n_units']} {'patients or scans' if panel.groups else 'images'}"
+        remarks.append(
+            f"{covered['n_seeds']} seeds and {units} are few: in simulation, what says 95 % covers "
+            f"{100 * covered['coverage']:.0f} %.")
+    remarks += [f"{row['contestant']} is shown and not ranked: {row['detail']}."
+                for row in measured["gates"] if not row["passes"]]
+    unproven = [row["contestant"] for row in measured["certificates"]
+                if row["certified"] is False and not contestants[row["contestant"]]["control"]]
+    if unproven:
+        remarks.append(f"no metric that asks for the mask ranks {', '.join(unproven)}: the "
+                       "networks do not go by what was planted.")
     lost = [name for name in planned if contestants[name]["control"] and name not in whole]
     if lost:
-        remarks.append(f"{dataset}: no verdict counts the control {', '.join(lost)}, which is "
-                       "incomplete.")
-    return remarks
+        remarks.append(f"no verdict counts the control {', '.join(lost)}, which is incomplete.")
+    return [f"{panel.dataset}: {remark}" for remark in remarks]
+
+
+def _underpowered(omnibus: list[dict[str, Any]]) -> list[str]:
+    """One line for all metrics that have too few data sets to be compared across them."""
+    blocks = sorted({row["n_blocks"] for row in omnibus if not row["powered"]})
+    several = " to ".join(str(n) for n in dict.fromkeys((blocks[0], blocks[-1]))) if blocks else ""
+    return [f"Underpowered across data sets: {several} of at least {comparisons.POWERED} blocks "
+            "(data sets with their backbones), so nothing is grouped over them."] if blocks else []

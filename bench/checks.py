@@ -98,14 +98,13 @@ def gauges(
         at = [panel.names.index(name) for name in chosen]
         values = panel.value[metric["name"]][at]
         seen = panel.scored[metric["name"]][at]
-        low, high = stats.interval(stats.means(values, panel.drawn))
-        finite = np.isfinite(values)
+        found, finite = panel.estimate(values), np.isfinite(values)
         rows += [
             {"dataset": panel.dataset, "metric": metric["name"], "contestant": name,
-             "grid": grids.get(name, ""), "mean": mean, "low": low[i], "high": high[i],
-             "n_images": int(finite[i].any(axis=0).sum()),
+             "grid": grids.get(name, ""), "mean": found.mean[i], "low": found.low[i],
+             "high": found.high[i], "n_images": int(finite[i].any(axis=0).sum()),
              "n_nan": int((seen[i] & ~finite[i]).sum())}
-            for i, (name, mean) in enumerate(zip(chosen, stats.means(values), strict=True))]
+            for i, name in enumerate(chosen)]
     return rows
 
 
@@ -145,6 +144,24 @@ def processing(
         for k, sigma in enumerate(sigmas[metric]) if n[k]]
 
 
+def additivity(results: Results, dataset: str, planned: Sequence[str]) -> list[Row]:
+    """How the maps of each contestant's runs add up to the output; none for whom none explained."""
+    rows = []
+    runs = results.runs[results.runs["dataset"] == dataset]
+    for name in planned:
+        met = [info["additivity"] for info in runs[runs["contestant"] == name]["info"]
+               if not info["unsupported"]]
+        if met:
+            largest = [one["largest"] for one in met]
+            rows.append({
+                "dataset": dataset, "contestant": name, "declared": met[0]["declared"],
+                "largest": np.nan if None in largest else max(largest),
+                "tolerance": met[0]["tolerance"],
+                "holds": None if met[0]["holds"] is None else all(one["holds"] for one in met),
+                "n_runs": len(met)})
+    return rows
+
+
 def _in_order(
     found: Mapping[str, stats.Array], order: Iterable[str],
 ) -> Iterator[tuple[str, stats.Array]]:
@@ -157,9 +174,8 @@ def _along(
     """Name, mean, low, high and images at each point of the curves of some contestants."""
     # The statistics are over the last two axes, seeds and images.
     values = np.moveaxis(curves[[panel.names.index(name) for name in names]], -1, 1)
-    mean, n = stats.means(values), np.isfinite(values).any(axis=2).sum(axis=-1)
-    low, high = stats.interval(stats.means(values, panel.drawn))
-    yield from zip(names, mean, low, high, n, strict=True)
+    found, n = panel.estimate(values), np.isfinite(values).any(axis=2).sum(axis=-1)
+    yield from zip(names, found.mean, found.low, found.high, n, strict=True)
 
 
 def _owners(panel: Panel, names: Sequence[str]) -> list[str]:

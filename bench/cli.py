@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from bench import cli_data
+from bench import cli_board, cli_data
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -247,27 +247,8 @@ def _until_stopped(outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
         raise typer.Exit(130) from None
 
 
-@app.command()
-def publish(
-    folder: Annotated[Path, typer.Argument(help="A suite's results, like results/demo.")],
-    to: Annotated[Path, typer.Option("--out", help="Folder of leaderboards.")] = Path(
-        "leaderboard"),
-) -> None:
-    """Rebuilds the leaderboard, tables, plots and page of a suite from its results alone."""
-    from bench import board, page, results
-    from bench.page import terminal
-
-    with err.status("reading results"):
-        found = results.read(folder)
-    with err.status("ranking"):
-        ranked = board.rank(found)
-    with err.status("writing the page"):
-        index = page.write(ranked, found, to)
-    for table in terminal.tables(ranked):
-        out.print(table)
-        out.print()
-    out.print("[dim]✓ better than every control · ≈ not told apart from · ↓ worse than[/]")
-    out.print(f"page: {index.resolve()}")
+for _verb in (cli_board.publish, cli_board.compare, cli_board.show):
+    app.command()(_verb)
 
 
 @app.command()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -121,6 +123,20 @@ class Metric:
             if key not in self.params:
                 raise unknown(f"parameter of metric {self.name!r}", key, self.params)
         return replace(self, params={**self.params, **given})
+
+
+_ENDS = re.compile(r"[\[(]([−-]?(?:\d+(?:\.\d+)?|∞)), ([−-]?(?:\d+(?:\.\d+)?|∞))[\])]")
+
+
+def ends(told: str) -> tuple[float, float]:
+    """The least and the largest value of a metric, by its range in words; infinite where unknown.
+
+    An interval from few seeds may reach further than any value can.
+    """
+    if not (found := _ENDS.match(told)):
+        return -math.inf, math.inf
+    low, high = (float(end.replace("−", "-").replace("∞", "inf")) for end in found.groups())
+    return low, high
 
 
 def _plain(value: object) -> object:

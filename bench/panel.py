@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sized
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Mapping, Sized
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from bench import stats
+from bench import comparisons, stats
 from bench.results import Results
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The means (...,) of some values, the ends of their 95 % intervals, and each draw's means.
+
+    drawn: (D, ...). The intervals are t intervals with the degrees of freedom that the seeds and
+    the patients leave (see `stats.interval`).
+    """
+
+    mean: stats.Array
+    low: stats.Array
+    high: stats.Array
+    drawn: stats.Array
 
 
 @dataclass(frozen=True)
@@ -20,8 +34,9 @@ class Panel:
     names: the C contestants that have scores; seeds: the S of them; keys: the N images. value:
     metric -> (C, S, N), NaN where there is none; the folds of a seed, which share no image, are
     one. scored: the same shape, whether it was scored at all. drawn: the resamplings that all of it
-    shares. groups: how many patients (or scans) the images come from; 0 where they are on their
-    own. network: contestant -> the model_id of its first training, equal for all contestants that
+    shares. units: of each image, what is drawn whole: its patient or scan, or the image itself.
+    groups: how many patients (or scans) the images come from; 0 where they are on their own.
+    network: contestant -> the model_id of its first training, equal for all contestants that
     explain one network.
     """
 
@@ -32,8 +47,11 @@ class Panel:
     value: dict[str, stats.Array]
     scored: dict[str, np.ndarray[Any, np.dtype[np.bool_]]]
     drawn: stats.Draws
+    units: list[Hashable]
     groups: int
     network: dict[str, str]
+    # Not an argument: `replace(panel, value=...)` must not inherit what other values gave.
+    _made: dict[str, Estimate] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     @classmethod
     def of(cls, results: Results, dataset: str) -> Panel:
@@ -61,12 +79,13 @@ class Panel:
         samples = results.samples[results.samples["dataset"] == dataset]
         group = dict(zip(samples["key"], samples["group"], strict=True))
         # Images of one patient are no independent evidence: the patient is drawn whole.
-        units = [group.get(key) or key for key in keys] or [""]
+        units: list[Hashable] = [group.get(key) or key for key in keys] or [""]
         drawn = stats.draws(shape[1], units, results.plan["suite"], dataset)
         network = {run["contestant"]: run["info"]["spec"]["model_id"]
                    for run in reversed(trained.values())}
         groups = len({group[key] for key in keys if group.get(key)})
-        return cls(dataset, list(names), seeds, list(keys), values, scored, drawn, groups, network)
+        return cls(dataset, list(names), seeds, list(keys), values, scored, drawn, units,
+                   groups, network)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -85,10 +104,12 @@ class Panel:
         frame = results.scores.loc[rows, ["contestant", "seed", "key", "metric", "curve"]]
         at, found = self.at(frame), frame["curve"].to_numpy()
         return {
-            str(metric): _placed(np.stack(list(found[here])), tuple(place[here] for place in at),
-                                 (*self.shape, points[str(metric)]))
+            str(metric): _placed(
+                # Not stacked: that makes a view of each of a hundred thousand curves first.
+                np.concatenate(found[here]).reshape(len(here), points[str(metric)]),
+                tuple(place[here] for place in at), (*self.shape, points[str(metric)]))
             for metric, here in frame.groupby("metric").indices.items()
-            if {len(curve) for curve in found[here]} == {points[str(metric)]}}
+            if set(map(len, found[here])) == {points[str(metric)]}}
 
     def on(self, chosen: np.ndarray[Any, np.dtype[np.bool_]]) -> Panel:
         """The same scores on some of the images of each seed: chosen (S, N)."""
@@ -96,20 +117,51 @@ class Panel:
             self, value={name: np.where(chosen, v, np.nan) for name, v in self.value.items()},
             scored={name: seen & chosen for name, seen in self.scored.items()})
 
+    def estimate(self, values: stats.Array) -> Estimate:
+        """The means of values (..., S, N) of this panel's seeds and images."""
+        drawn = stats.means(values, self.drawn)
+        low, high = stats.interval(drawn, freedom=stats.freedom(values, self.units))
+        return Estimate(stats.means(values), low, high, drawn)
+
+    def estimated(self, metric: str) -> Estimate:
+        """The means (C,) of a metric, made once."""
+        if metric not in self._made:
+            self._made[metric] = self.estimate(self.value[metric])
+        return self._made[metric]
+
     def differences(
         self, metric: dict[str, Any], pairs: list[tuple[str, str]],
     ) -> list[dict[str, Any]]:
-        """First − second of each pair, on the samples that both have; none without any."""
+        """First − second of each pair, on the samples that both have; none without any.
+
+        low, high: as of an Estimate. superiority: the probability that the first is the better one
+        on a sample of a seed. p: of the mean difference being 0, below 0.05 where the interval
+        excludes 0.
+        """
         first, second = ([self.names.index(pair[i]) for pair in pairs] for i in (0, 1))
         value = self.value[metric["name"]]
-        scale = np.abs(value[np.isfinite(value)]).max(initial=0.0) or 1.0
-        # Last digits differ between maps that are the same, and must not tell them apart.
-        gap = np.round((value[first] - value[second]) / scale, 10) * scale
-        low, high = stats.interval(stats.means(gap, self.drawn))
-        return [{"dataset": self.dataset, "metric": metric["name"], "pair": pair, "mean": mean,
-                 "low": a, "high": b, "reads": _reads(a, b, metric["better"])}
-                for pair, mean, a, b in zip(pairs, stats.means(gap), low, high, strict=True)
-                if np.isfinite(mean)]
+        finite = np.isfinite(value)
+        scale = np.abs(value[finite]).max(initial=0.0) or 1.0
+
+        def minus(a: stats.Array, b: stats.Array) -> stats.Array:
+            # Last digits differ between maps that are the same, and must not tell them apart.
+            return np.asarray(np.round((a - b) / scale, 10) * scale)
+
+        gap = minus(value[first], value[second])
+        drawn = self.estimated(metric["name"]).drawn
+        drawn = minus(drawn[:, first], drawn[:, second])
+        # Only where one of the two lacks samples is the mean of differences another number.
+        uneven = (finite[first] != finite[second]).any(axis=(1, 2))
+        drawn[:, uneven] = stats.means(gap[uneven], self.drawn)
+        mean = stats.means(gap)
+        freedom = stats.freedom(gap, self.units)
+        low, high = stats.interval(drawn, freedom=freedom)
+        p = comparisons.bootstrap_p(drawn, mean, freedom=freedom)
+        return [{"dataset": self.dataset, "metric": metric["name"], "pair": pair, "mean": mean[i],
+                 "low": low[i], "high": high[i], "reads": _reads(low[i], high[i], metric["better"]),
+                 "superiority": comparisons.superiority(
+                     value[first[i]], value[second[i]], metric["better"]), "p": p[i]}
+                for i, pair in enumerate(pairs) if np.isfinite(mean[i])]
 
 
 def _reads(low: float, high: float, better: str) -> str:

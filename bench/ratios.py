@@ -2,7 +2,8 @@
 
 An epoch of the loader against a read of the bare array; training against a bare PyTorch loop; a
 step of each trainer against one of the plain classifier; explainers and metrics in forward passes
-of the same batch. Every figure is the median of its rounds, in one thread.
+of the same batch. Each of these is the median of its rounds, in one thread. Last, the seconds that
+it takes to publish a big suite, once.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from bench import data, metrics, nets, plugins, run, suite
+from bench import board, data, metrics, nets, page, plugins, results, run, scale, suite
 from bench.core import PLAIN, Batch, HeatproofError, Method, Plain
 from bench.data import decoded
 from bench.data.catalogue import parted
@@ -69,6 +70,7 @@ def main() -> None:
         net, batch = _prepared(spec)
         _explainers(spec, net, batch[list(range(EXPLAINED))], console)
         _costs(dataset, net, batch, _scoring(demo, spec, net, batch), console)
+    _publication(console)
 
 
 def _batches(spec: RunSpec, split: str) -> Batches:
@@ -245,6 +247,26 @@ def _costs(
         one, whole = side_by_side(forward, work)
         table.add_row(f"  {name}", f"{whole / one:.1f}", f"{1000 * whole / len(batch):.2f}")
     console.print(table)
+
+
+def _publication(console: Console) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
+        spent = publication(scale.write(out), out / "leaderboard")
+    parts = ", ".join(f"{what} {took:.1f} s" for what, took in spent.items())
+    console.print("publication of 200 runs × 24 metrics × 1,000 samples: "
+                  f"{parts}; {sum(spent.values()):.1f} s in all")
+
+
+def publication(folder: Path, out: Path) -> dict[str, float]:
+    """The seconds of each part of a publication of results/SUITE."""
+    start = time.perf_counter()
+    found = results.read(folder)
+    read = time.perf_counter()
+    ranked = board.rank(found)
+    placed = time.perf_counter()
+    page.write(ranked, found, out)
+    return {"read": read - start, "rank": placed - read, "page": time.perf_counter() - placed}
 
 
 if __name__ == "__main__":

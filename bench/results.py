@@ -17,6 +17,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,8 @@ MEDIA = {
     "maps": "(n, h, w) float32, native",
     "facts": "keys, labels and predictions of the n samples",
 }
+READERS = 4
+"""Files that are read at a time; most of it is waiting for the disk."""
 
 
 @dataclass(frozen=True)
@@ -241,8 +244,9 @@ class Results:
 
     plan: see PLAN, and proofs (metric -> PROOF). runs: one row a planned run that was found (id,
     dataset, contestant, seed, fold, path, info = its run.json). samples: SAMPLES with run, dataset,
-    contestant, seed. scores: SCORES with run, dataset, contestant, seed, metric. stale: folders of
-    runs that the plan no longer names. A metric without a file has no rows.
+    contestant, seed. scores: SCORES with run, dataset, contestant, seed, metric. In both, run,
+    dataset, contestant and metric are categories. stale: folders of runs that the plan no longer
+    names. A metric without a file has no rows.
     """
 
     folder: Path
@@ -279,17 +283,29 @@ def read(folder: Path) -> Results:
         rows.append({**place, "fold": spec["fold"], "path": path.parent, "info": info})
         if info["unsupported"]:
             continue
-        samples.append((_table(path.parent / "samples.parquet"), place))
+        samples.append((path.parent / "samples.parquet", place))
         for metric in metrics:
             file = Folder(path.parent).score_path(metric)
             if file.is_file():
-                scores.append((_table(file), {**place, "metric": metric}))
+                scores.append((file, {**place, "metric": metric}))
     if not rows:
         raise HeatproofError(f"{folder} holds no finished run; run the suite first")
     _same_images(rows)
     return Results(
         folder, plan, pd.DataFrame(rows), _joined(samples, SAMPLES), _joined(scores, SCORES),
         tuple(stale))
+
+
+def read_run(folder: Path) -> tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]:
+    """The run.json of one run, its samples and its scores as in Results, also of a stale run."""
+    info = _complete(folder / "run.json", RUN)
+    spec = info["spec"]
+    place = {"run": spec["id"], "dataset": spec["dataset"],
+             "contestant": spec["contestant"]["name"], "seed": spec["seed"]}
+    samples = [] if info["unsupported"] else [(folder / "samples.parquet", place)]
+    files = ((name, Folder(folder).score_path(name)) for name in info["metrics"])
+    scores = [(path, {**place, "metric": name}) for name, path in files if path.is_file()]
+    return info, _joined(samples, SAMPLES), _joined(scores, SCORES)
 
 
 def _same_images(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -321,7 +337,7 @@ def _complete(path: Path, keys: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _table(path: Path) -> pa.Table:
-    return _opened(path).read().replace_schema_metadata(None)
+    return _opened(path).read(use_threads=False).replace_schema_metadata(None)
 
 
 def _opened(path: Path) -> pq.ParquetFile:
@@ -334,17 +350,24 @@ def _opened(path: Path) -> pq.ParquetFile:
 
 
 def _joined(
-    tables: Sequence[tuple[pa.Table, Mapping[str, Any]]], schema: pa.Schema,
+    found: Sequence[tuple[Path, Mapping[str, Any]]], schema: pa.Schema,
 ) -> pd.DataFrame:
-    """The rows of all tables, each with the columns that its place adds."""
-    if not tables:
+    """The rows of all files, each with the columns that its place adds."""
+    if not found:
         extra = ["run", "dataset", "contestant", "seed", "metric"]
         return pd.DataFrame(columns=[*schema.names, *extra])
-    frame = pa.concat_tables([table for table, _ in tables]).to_pandas()
+    with ThreadPool(READERS) as pool:  # handed out in batches: a file is read in half a millisecond
+        tables = list(pool.imap(_table, [path for path, _ in found], chunksize=16))
     # Joined first and placed after: thousands of small frames cost more than they hold.
-    count = [len(table) for table, _ in tables]
-    for name in tables[0][1]:
-        frame[name] = np.repeat(np.array([place[name] for _, place in tables]), count)
+    # Joined first and placed after: thousands of small frames cost more than they hold.
+    frame = pa.concat_tables(tables).combine_chunks().to_pandas()
+    count = [len(table) for table in tables]
+    for name in found[0][1]:
+        known, number = np.unique([place[name] for _, place in found], return_inverse=True)
+        codes = np.repeat(number, count)
+        # Categories: as text these columns would hold most of the memory, and of the time.
+        frame[name] = known[codes] if known.dtype.kind == "i" else (
+            pd.Categorical.from_codes(codes, known))
     return frame
 
 

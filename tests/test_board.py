@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import runpy
 import shutil
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 
 from bench import board, results, store
 from bench.core import HeatproofError
+from bench.measure import ends
 from bench.panel import Panel
 
 synthetic = runpy.run_path(str(Path(__file__).with_name("synthetic.py")))
@@ -202,8 +204,30 @@ def test_the_two_effects_are_paired_differences_with_the_right_sign(ranked):
     assert own["subtrahend"] == "gradcam@softcam"
     assert own["low"] < -0.10 < own["high"] < 0
     assert own["reads"] == "better"
-    alone = cell(ranked.estimates, dataset="shapes", contestant="softcam", metric="pixel-flipping")
-    assert own["high"] - own["low"] < alone["high"] - alone["low"]
+
+
+def test_a_difference_does_not_care_how_hard_the_images_are(folder):
+    panel = Panel.of(results.read(folder), "shapes")
+    metric, pair = {"name": "correlation", "better": "higher"}, [("softcam", "noise")]
+    (before,) = panel.differences(metric, pair)
+    hard = panel.value["correlation"] + 10 * np.arange(24)
+    (after,) = replace(panel, value={"correlation": hard}).differences(metric, pair)
+    for key in ("mean", "low", "high", "superiority"):
+        assert after[key] == pytest.approx(before[key], abs=1e-6)
+
+
+def test_a_difference_is_of_the_samples_that_both_have(folder):
+    panel = Panel.of(results.read(folder), "shapes")
+    metric, pair = {"name": "correlation", "better": "higher"}, [("softcam", "noise")]
+    lost = panel.value["correlation"].copy()
+    for name, column in (("softcam", 0), ("noise", 1)):
+        lost[panel.names.index(name), :, column] = np.nan
+    lost[:, :, 2:4] = np.nan
+    (row,) = replace(panel, value={"correlation": lost}).differences(metric, pair)
+    gap = lost[panel.names.index("softcam")] - lost[panel.names.index("noise")]
+    assert row["mean"] == pytest.approx(np.nanmean(gap))
+    assert row["low"] < row["mean"] < row["high"] < 1
+    assert row["superiority"] == (gap[np.isfinite(gap)] > 0).mean()
 
 
 def effects_of(folder, tmp_path, **facts):
@@ -292,8 +316,20 @@ def test_a_run_of_another_version_is_made_again(small, tmp_path):
         results.read(moved)
 
 
-def test_few_seeds_and_one_seed_are_noted(ranked, tmp_path):
-    assert any("3 seeds are few" in note for note in ranked.notes)
+def test_where_intervals_cover_too_little_the_board_says_so(folder, monkeypatch):
+    found = results.read(folder)
+    monkeypatch.setattr(board.coverage, "expected", lambda seeds, units: seeds / 100 + units / 30)
+    made = board.rank(found)
+    row = cell(made.coverage, dataset="shapes")
+    assert (row["n_seeds"], row["n_units"], row["enough"]) == (3, 24, False)
+    assert any("3 seeds and 24 images are few" in note and "83 %" in note for note in made.notes)
+    monkeypatch.setattr(board.coverage, "expected", lambda *_: 0.94)
+    made = board.rank(found)
+    assert made.coverage["enough"].all()
+    assert not any("few" in note for note in made.notes)
+
+
+def test_one_seed_is_noted(tmp_path):
     single = board.rank(results.read(synthetic["build"](tmp_path, seeds=1, images=8)))
     assert single.resampled == {"shapes": ("images",), "letters": ("images",)}
     assert any("one seed" in note for note in single.notes)
@@ -305,3 +341,24 @@ def test_the_same_results_give_the_same_board(folder, ranked):
         first, second = getattr(ranked, name), getattr(again, name)
         assert first.equals(second), name
     assert np.array_equal(list(ranked.contestants), list(again.contestants))
+
+
+def test_no_interval_reaches_further_than_its_metric_can(tmp_path: Path) -> None:
+    made = synthetic["build"](tmp_path, images=6, seeds=2)
+    free = board.rank(results.read(made)).estimates["high"]
+    plan = store.read_json(made / "plan.json")
+    for metric in plan["metrics"]:
+        metric["range"] = "[0, 1]"
+    store.write_json(made / "plan.json", plan)
+    bound = board.rank(results.read(made)).estimates
+    assert (free > 1).any()
+    assert bound["high"].max() == 1
+    assert (bound["low"].dropna() >= 0).all()
+
+
+@pytest.mark.parametrize(("told", "found"), [
+    ("[0, 1]", (0.0, 1.0)), ("[−1, 1] for probabilities", (-1.0, 1.0)),
+    ("[0, ∞)", (0.0, math.inf)), ("(−∞, ∞)", (-math.inf, math.inf)),
+    ("[0, log P]", (-math.inf, math.inf)), ("", (-math.inf, math.inf))])
+def test_the_ends_of_a_metric_are_read_from_its_range(told: str, found: tuple) -> None:
+    assert ends(told) == found

@@ -1,11 +1,13 @@
-"""The page in a real Chromium: it opens from disk, shows itself, and asks for nothing else."""
+"""The page in a real Chromium: it opens from disk, answers, and asks for nothing else."""
 
 from __future__ import annotations
 
+import re
 import runpy
 import shutil
-import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,51 +15,318 @@ from PIL import Image
 
 from bench import board, page, results
 
+webdriver = pytest.importorskip("selenium.webdriver")
+waiting = pytest.importorskip("selenium.webdriver.support.ui")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = [
-    pytest.mark.browser, pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed")]
+DRIVER = shutil.which("chromedriver")
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(
+    not (CHROMIUM and DRIVER), reason="Chromium and chromium-driver are not installed")]
+
+FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+         "--disable-background-networking", "--disable-component-update", "--disable-sync",
+         "--hide-scrollbars")
 
 
-def chromium(profile: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
-         "--no-first-run", "--disable-background-networking", "--disable-component-update",
-         "--disable-sync", "--hide-scrollbars", f"--user-data-dir={profile}",
-         "--enable-logging=stderr", *args],
-        capture_output=True, text=True, timeout=120)
+class Page:
+    """One window of Chromium, and what a reader does in it."""
+
+    def __init__(self, index: Path, width: int, height: int = 900) -> None:
+        options = webdriver.ChromeOptions()
+        options.binary_location = str(CHROMIUM)
+        for flag in (*FLAGS, f"--window-size={width},{height}"):
+            options.add_argument(flag)
+        if width < 500:  # Chromium has no narrower window, but a phone to imitate.
+            options.add_experimental_option("mobileEmulation", {
+                "deviceMetrics": {"width": width, "height": height, "pixelRatio": 1}})
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+        service = webdriver.ChromeService(str(DRIVER))
+        self.index, self.driver = index, webdriver.Chrome(options=options, service=service)
+        self.driver.set_script_timeout(20)
+
+    def open(self, state: str = "") -> None:
+        self.driver.get("about:blank")
+        self.driver.get(self.index.as_uri() + (f"#{state}" if state else ""))
+
+    def run(self, code: str, *args: object) -> Any:
+        return self.driver.execute_script(code, *args)
+
+    def one(self, selector: str) -> Any:
+        found = self.driver.find_element("css selector", selector)
+        self.run("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", found)
+        return found
+
+    def click(self, selector: str) -> None:
+        self.one(selector).click()
+
+    def texts(self, selector: str) -> list[str]:
+        return self.run("return [...document.querySelectorAll(arguments[0])]"
+                        ".filter(e => e.checkVisibility()).map(e => e.textContent.trim())",
+                        selector)
+
+    def key(self, *keys: str) -> None:
+        self.driver.switch_to.active_element.send_keys(*keys)
+
+    def wait(self, selector: str) -> Any:
+        until = waiting.WebDriverWait(self.driver, 20)
+        return until.until(lambda driver: driver.find_element("css selector", selector))
+
+    @property
+    def state(self) -> str:
+        return str(self.driver.current_url).partition("#")[2]
 
 
 @pytest.fixture(scope="module")
-def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of the synthetic suite, with its hostile names."""
+def ranked_and_index(tmp_path_factory: pytest.TempPathFactory) -> tuple[board.Board, Path]:
+    """The board and the page of the synthetic suite, with its hostile names."""
     home = tmp_path_factory.mktemp("page")
     build = runpy.run_path(str(Path(__file__).with_name("synthetic.py")))["build"]
     found = results.read(build(home / "results"))
-    return page.write(board.rank(found), found, home / "leaderboard")
+    ranked = board.rank(found)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page.plots, "write", lambda *_: [])
+        return ranked, page.write(ranked, found, home / "leaderboard")
 
 
-def test_the_page_opens_from_disk_without_a_complaint(index: Path, tmp_path: Path) -> None:
-    done = chromium(tmp_path, "--dump-dom", index.as_uri())
-    assert done.returncode == 0, done.stderr
-    assert "Which explanations beat the controls?" in done.stdout
-    complaints = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    assert not complaints
+@pytest.fixture(scope="module")
+def index(ranked_and_index: tuple[board.Board, Path]) -> Path:
+    return ranked_and_index[1]
+
+
+@pytest.fixture(scope="module")
+def window(index: Path) -> Iterator[Page]:
+    """A desk's window, shared: a test opens the page anew."""
+    found = Page(index, 1400)
+    yield found
+    found.driver.quit()
+
+
+@pytest.fixture
+def desk(window: Page) -> Iterator[Page]:
+    """The page, newly opened; a complaint of the console, or a request that leaves the folder, is
+    an error of whichever test it happens in."""
+    window.open()
+    yield window
+    assert not [line for line in window.driver.get_log("browser") if line["level"] != "INFO"]
+    asked = window.run("return performance.getEntries().map(e => e.name)"
+                       ".filter(name => name.includes(':'))")
+    assert all(name.startswith(window.index.parent.as_uri()) for name in asked), asked
+
+
+PROVEN = 'table[data-key="shapes.proven.0"]'
+
+
+SANITY = PROVEN.replace("n.0", "n.1")
+
+
+def means(page: Page, column: int, table: str = PROVEN) -> list[float]:
+    return page.run(
+        "return [...document.querySelectorAll(arguments[0])].map(row => row.cells[arguments[1]])"
+        ".map(cell => cell.dataset.v === undefined ? NaN : Number(cell.dataset.v))",
+        f"{table} tbody.contestant tr", column)
+
+
+def test_the_page_opens_from_disk_and_shows_one_track(desk: Page) -> None:
+    assert desk.texts("h2")[0] == "Which explanations beat the controls?"
+    assert desk.texts("h3.of-track") and all("Proven" in t for t in desk.texts("h3.of-track"))
+    assert not desk.run("return document.querySelector('dialog').open")
+
+
+def test_hostile_names_are_shown_as_text_also_by_the_script(desk: Page) -> None:
+    desk.open("open=shapes/gradcam/pixel-flipping")
+    desk.wait("#again")
+    assert '<script>alert("x")</script>' in desk.texts("dialog h2")[0]
+    assert "Shapes <b>& squares</b>" in desk.texts("dialog h2")[0]
+    assert "tri<i>angle" in desk.texts("dialog .samples td")
+    assert desk.run("return document.querySelectorAll('main em, dialog em, dialog b').length") == 0
+
+
+def test_a_column_sorts_best_first_then_worst_first_then_as_published(desk: Page) -> None:
+    before = means(desk, 2, SANITY)
+    head = f"{SANITY} thead tr:last-child th:nth-child(2)"
+    assert sorted(before) != before
+    desk.click(f"{head} button.by")  # randomisation: lower is better
+    assert means(desk, 2, SANITY) == sorted(before)
+    assert desk.one(head).get_attribute("aria-sort") == "ascending"
+    state = desk.state
+    desk.one(f"{head} button.by").send_keys("\ue007")  # Enter
+    assert means(desk, 2, SANITY) == sorted(before, reverse=True)
+    assert desk.one(head).get_attribute("aria-sort") == "descending"
+    desk.click(f"{head} button.by")
+    assert means(desk, 2, SANITY) == before
+    assert desk.one(head).get_attribute("aria-sort") is None
+    desk.open(state)
+    assert means(desk, 2, SANITY) == sorted(before)
+
+
+def test_what_has_no_number_stays_last_and_the_groups_stay_apart(desk: Page) -> None:
+    kinds = "return [...document.querySelectorAll(arguments[0])].map(b => b.className)"
+    order = desk.run(kinds, f"{PROVEN} tbody")
+    desk.open("s.verdicts.proven=1r&s.shapes.proven.0=1r")
+    assert desk.run(kinds, f"{PROVEN} tbody") == order
+    ranks = means(desk, 1)
+    assert ranks == sorted(ranks, reverse=True)
+    verdicts = desk.run("return [...document.querySelectorAll('[data-key=\"verdicts.proven\"] tbody"
+                        " tr')].map(row => row.cells[1].dataset.v ?? null)")
+    assert verdicts[-2:] == [None, None]  # the incomplete
+    assert None not in verdicts[:-2]
+
+
+def test_rows_are_found_by_text_kind_and_family(desk: Page) -> None:
+    rows = f"{PROVEN} tbody tr:not(.kind) th .name"
+    everyone = desk.texts(rows)
+    desk.one("#find").send_keys("soft lasso")
+    assert desk.texts(rows) == ["softcam-lasso", "gradcam@softcam-lasso"]
+    assert desk.texts(f"{PROVEN} tr.kind") == []
+    assert desk.texts(".switches output") == ["2 of 11"]
+    desk.one("#find").clear()
+    desk.run("const s = document.querySelector('#of-family'); s.value = 'cam';"
+             "s.dispatchEvent(new Event('input', {bubbles: true}))")
+    assert set(desk.texts(rows)) == {"gradcam", "gradcam@softcam", "gradcam@softcam-lasso"}
+    desk.open("kind=control")
+    assert set(desk.texts(rows)) == {"noise", "edges"}
+    desk.open("")
+    assert desk.texts(rows) == everyone
+
+
+def test_a_link_brings_back_what_was_shown(desk: Page) -> None:
+    desk.click('label[for="show-quantus"]')
+    desk.click('label[for="show-common"]')
+    desk.run("const s = document.querySelector('#show-data'); s.value = 'shapes';"
+             "s.dispatchEvent(new Event('input', {bubbles: true}))")
+    shown = desk.texts("h3.of-track"), desk.texts("caption")
+    assert desk.state == "track=quantus&images=common&data=shapes"
+    assert all("Quantus" in text for text in shown[0])
+    assert len(shown[0]) == 1
+    desk.open(desk.state)
+    assert (desk.texts("h3.of-track"), desk.texts("caption")) == shown
+    desk.click('nav a[href="#metrics"]')
+    assert desk.state == "metrics&track=quantus&images=common&data=shapes"
+    assert desk.texts("h3.of-track") == shown[0]
+
+
+def test_at_equal_weights_the_order_is_the_published_one_and_sliders_change_it(desk: Page) -> None:
+    def order() -> list[str]:
+        """Name, place and combined rank on the first data set, as they stand."""
+        return desk.run("return document.querySelectorAll('.in-quantus .weighed')[1]"
+                        ".tBodies[0].innerText.trim().split('\\n').filter(t => t.trim())")
+
+    desk.open("track=quantus")
+    desk.run("document.querySelector('.in-quantus .weighing').open = true")
+    before = order()
+    written = desk.index.read_text(encoding="utf-8")
+    quantus = written.split('data-key="w.quantus"')[1]
+    table = quantus.split('<table class="weighed">')[2].split("</tbody>")[0]
+    names = [name.replace("<wbr>", "") for name in re.findall(
+        r'<tr data-name="[^"]*".*?class="name">(.*?)</span>', table)]
+    assert [line for line in before if line in names] == names
+    for combined in re.findall(r'class="combined">([^<]*)<', table):
+        assert any(combined in line for line in before)
+    assert desk.texts(".weights output") == ["50 %", "50 %"]
+    desk.one(".in-quantus .weights input").send_keys("\ue010")  # End: the most
+    after = order()
+    assert after != before
+    assert desk.state == "track=quantus&w.quantus=4,1"
+    desk.open(desk.state)
+    assert desk.run("return document.querySelector('.in-quantus .weighing').open")
+    assert order() == after
+    desk.click(".in-quantus .weights button")
+    assert order() == before
+    assert desk.state == "track=quantus"
+
+
+@pytest.mark.parametrize("number", [
+    ("shapes", "softcam", "pixel-flipping", "estimates"), ("letters", "edges", "correlation",
+                                                           "estimates"),
+    ("shapes", "gradcam", "pointing", "estimates"), ("shapes", "softcam", "dice", "common")])
+def test_a_number_aggregated_again_is_the_published_one_to_six_digits(
+    desk: Page, ranked_and_index: tuple[board.Board, Path], number: tuple[str, str, str, str],
+) -> None:
+    dataset, name, metric, frame = number
+    rows = getattr(ranked_and_index[0], frame)
+    mean = rows[(rows["dataset"] == dataset) & (rows["contestant"] == name)
+                & (rows["metric"] == metric)]["mean"].item()
+    desk.open(f"open={dataset}/{name}/{metric}" + ("/common" if frame == "common" else ""))
+    again = float(desk.wait("#again").get_attribute("data-mean"))
+    assert again == pytest.approx(mean, rel=1e-6)
+
+
+def test_a_number_opens_by_keyboard_and_escape_gives_the_focus_back(desk: Page) -> None:
+    focused = ("const c = document.activeElement.closest('td');"
+               "return [c.parentNode.dataset.name, c.cellIndex]")
+    desk.run("document.querySelector(arguments[0]).focus()", f"{PROVEN} button.mean")
+    name, column = desk.run(focused)
+    desk.key("\ue014")  # right
+    assert desk.run(focused) == [name, column + 1]
+    desk.key("\ue015")  # down
+    desk.key("\ue012")  # left
+    below, same = desk.run(focused)
+    assert (below != name, same) == (True, column)
+    assert desk.run("return document.querySelectorAll(arguments[0]).length",
+                    f"{PROVEN} button.mean[tabindex='0']") == 1
+    desk.key("\ue007")
+    desk.wait("#again")
+    assert desk.state == f"open=shapes/{below}/pixel-flipping"
+    desk.key("\ue00c")  # Escape
+    assert not desk.run("return document.querySelector('dialog').open")
+    assert desk.run(focused) == [below, column]
+    assert desk.state == ""
+
+
+def test_an_image_shows_its_mask_its_map_and_its_curve_beside_the_controls(desk: Page) -> None:
+    desk.open("open=shapes/softcam/pixel-flipping")
+    desk.wait(".pictures")
+    assert desk.run("return [...document.querySelectorAll('.pictures img')].map(i => i.alt)") == [
+        "Image shapes-000", "Map for shapes-000"]
+    assert len(desk.texts(".strip button")) == 4
+    desk.click(".strip button:nth-child(3)")
+    assert desk.run("return [...document.querySelectorAll('.pictures img')].every("
+                    "i => i.complete && i.naturalWidth)") is True
+    assert "shapes-002" in desk.texts(".pictures p")[0]
+    assert desk.texts("tr.chosen th") == ["shapes-002"]
+    kinds = desk.run("return [...document.querySelectorAll('.pictures path')].map("
+                     "p => p.getAttribute('class'))")
+    assert kinds == ["axis", "own", "control"]
+    said = desk.run("return document.querySelector('.pictures svg').getAttribute('aria-label')")
+    assert "SoftCAM (softcam): from 1.000 to" in said and "the best control" in said
+
+
+def test_the_table_of_images_sorts_and_says_why_a_value_is_missing(desk: Page) -> None:
+    desk.open("open=shapes/gradcam/pointing")
+    desk.wait("#again")
+    assert desk.texts(".samples td:last-child")[:3] == ["constant map"] * 3
+    desk.click(".samples th:nth-child(4) button")
+    shown = desk.texts(".samples tbody td:nth-child(4)")
+    assert shown[-3:] == ["–"] * 3
+    assert [float(t) for t in shown[:-3]] == sorted(float(t) for t in shown[:-3])
+
+
+def test_a_number_that_is_not_there_is_said_to_be_missing(desk: Page) -> None:
+    desk.open("open=shapes/nobody/pointing")
+    desk.wait("dialog[open]")
+    waiting.WebDriverWait(desk.driver, 20).until(
+        lambda _: "no such number" in desk.texts("dialog [role=status]")[0])
 
 
 @pytest.mark.parametrize("width", [390, 1400])
 def test_the_page_shows_itself_on_a_phone_and_on_a_desk(
     index: Path, tmp_path: Path, width: int,
 ) -> None:
-    # Chromium has no window narrower than about 500 pixels; a frame has.
-    frame = tmp_path / "frame.html"
-    frame.write_text(f'<body style="margin:0"><iframe src="{index.as_uri()}" '
-                     f'style="width:{width}px;height:1600px;border:0"></iframe>')
-    shot = tmp_path / "shot.png"
-    done = chromium(tmp_path / "profile", f"--window-size={max(width, 500)},1600",
-                    f"--screenshot={shot}", frame.as_uri())
-    assert done.returncode == 0, done.stderr
-    picture = np.asarray(Image.open(shot).convert("L"), float)[:, :width]
-    rows = picture.std(1) > 1
-    assert rows.mean() > 0.4, "most of the page is blank"
-    # Nothing runs out of the page: its right margin is empty from top to bottom.
-    assert np.ptp(picture[:, -6:]) < 40
+    phone = Page(index, width, 1600)
+    try:
+        phone.open()
+        assert phone.run("return [innerWidth, document.documentElement.scrollWidth]") == [
+            width, width]
+        shot = tmp_path / "shot.png"
+        phone.driver.save_screenshot(str(shot))
+        picture = np.asarray(Image.open(shot).convert("L"), float)[:, :width]
+        assert (picture.std(1) > 1).mean() > 0.4, "most of the page is blank"
+        # Nothing runs out of the page: its right margin is empty from top to bottom.
+        assert np.ptp(picture[:, -6:]) < 40 or width == 390  # a phone's switches go on sideways
+        phone.open("open=shapes/softcam/pixel-flipping")
+        phone.wait("#again")
+        box = phone.run("const r = document.querySelector('dialog').getBoundingClientRect();"
+                        "return [r.width, r.height, document.querySelector('dialog').scrollWidth]")
+        assert box[2] <= box[0]
+        assert width > 390 or box[:2] == [390, 1600]
+    finally:
+        phone.driver.quit()

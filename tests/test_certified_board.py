@@ -49,7 +49,7 @@ def test_only_a_certified_network_is_ranked_by_where_its_map_points(ranked: boar
 def test_controls_stay_though_the_plain_network_is_not_certified(ranked: board.Board) -> None:
     controls = [name for name, facts in ranked.contestants.items() if facts["control"]]
     assert np.isfinite(localised(ranked.estimates, contestant=controls[0])["rank"]).all()
-    against = localised(ranked.differences, contestant="softcam")
+    against = localised(ranked.differences, contestant="softcam", kind="control")
     assert set(against["control"]) == set(controls)
     assert localised(ranked.differences, contestant=controls[0]).shape[0]
     rows = ranked.differences[(ranked.differences["dataset"] == "shapes")

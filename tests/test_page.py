@@ -91,14 +91,19 @@ def test_every_local_address_exists_and_no_other_is_fetched(index, read):
     fetched = [facts["src"] for tag, facts in read.tags if "src" in facts]
     assert fetched
     assert not [address for address in fetched if "//" in address]
-    assert not [tag for tag, _ in read.tags if tag in ("script", "link", "iframe")]
+    assert not [tag for tag, _ in read.tags if tag in ("link", "iframe")]
+    assert [facts for tag, facts in read.tags if tag == "script"] == [
+        {"src": name, "defer": None} for name in page.SCRIPTS]
+    (policy,) = (facts["content"] for _, facts in read.tags if "http-equiv" in facts)
+    assert "default-src 'none'; script-src 'self' file:;" in policy
 
 
 def test_hostile_names_are_shown_as_text(read):
     words = "".join(read.words)
     assert HOSTILE in words
     assert "<em>suite</em>" in words
-    assert not [tag for tag, _ in read.tags if tag in ("script", "em", "i", "b")]
+    assert not [tag for tag, facts in read.tags if tag in ("em", "i", "b")
+                or (tag == "script" and facts.get("src") not in page.SCRIPTS)]
     assert not [a for a in read.local if a.startswith("javascript")]
 
 

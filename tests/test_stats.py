@@ -85,6 +85,98 @@ def test_few_seeds_undercover_as_the_docstring_warns():
     assert coverage(seeds=2, images=40, by_seed=1.0, by_image=0.3) < 0.85
 
 
+def slow_freedom(values, units):
+    """Two-way mean squares of the (seed, unit) means, written out; units of equal size."""
+    names = sorted(set(units))
+    cell = np.array([[row[[u == name for u in units]].mean() for name in names] for row in values])
+    S, U = cell.shape
+    along, apart = cell.mean(0, keepdims=True), cell.mean(1, keepdims=True)
+    ms = U * ((apart - cell.mean()) ** 2).sum() / (S - 1)
+    mu = S * ((along - cell.mean()) ** 2).sum() / (U - 1)
+    me = ((cell - along - apart + cell.mean()) ** 2).sum() / ((S - 1) * (U - 1))
+    total = max(ms - me, 0) + max(mu - me, 0) + me
+    parts = ms**2 / (S - 1) + mu**2 / (U - 1) + me**2 / ((S - 1) * (U - 1))
+    return max(total**2 / parts, min(S, U) - 1)
+
+
+@pytest.mark.parametrize("by_seed", [0.0, 0.3, 2.0])
+def test_freedom_is_satterthwaites_of_the_two_way_mean_squares(by_seed):
+    units = ["b", "a", "c", "d"] * 3
+    values = np.stack([sample(np.random.default_rng(i), seeds=3, images=12, by_seed=by_seed)
+                       for i in range(5)])
+    np.testing.assert_allclose(
+        stats.freedom(values, units), [slow_freedom(value, units) for value in values])
+
+
+def test_freedom_is_that_of_the_level_that_varies_alone():
+    generator = np.random.default_rng(4)
+    seeds, images = generator.normal(size=(6, 1)), generator.normal(size=20)
+    assert stats.freedom(seeds + 0 * images, range(20)) == pytest.approx(5)
+    assert stats.freedom(0 * seeds + images, range(20)) == pytest.approx(19)
+    assert stats.freedom(images[None], range(20)) == pytest.approx(19)
+    assert stats.freedom(seeds, [0]) == pytest.approx(5)
+    assert stats.freedom(np.zeros((6, 20)), range(20)) == 5
+    assert np.isnan(stats.freedom(np.ones((1, 3)), ["anna"] * 3))
+
+
+def test_freedom_counts_patients_and_not_their_images():
+    values = np.random.default_rng(5).normal(size=(1, 4)).repeat(50, axis=1)
+    assert stats.freedom(values, np.arange(4).repeat(50)) == pytest.approx(3)
+
+
+def test_freedom_leaves_out_what_has_no_value():
+    values = np.random.default_rng(6).normal(size=(2, 4, 9))
+    gaps = np.full((2, 5, 11), np.nan)
+    gaps[:, 1:, :9] = values
+    np.testing.assert_allclose(
+        stats.freedom(gaps, list("abbcddeffgg")), stats.freedom(values, list("abbcddeff")))
+    assert np.isnan(stats.freedom(np.full((3, 4), np.nan), range(4)))
+
+
+def test_a_patient_of_more_images_counts_for_more():
+    """As in the mean: what varies among one patient's many images is nearly all that varies."""
+    values = np.array([[9.0] * 30 + [1.0, 1.1, 0.9, 1.05]])
+    assert stats.freedom(values, ["a"] * 30 + ["b", "c", "d", "e"]) == pytest.approx(4)
+    drawn = stats.means(values, stats.draws(1, ["a"] * 30 + ["b", "c", "d", "e"], "weight"))
+    assert np.ptp(stats.interval(drawn, freedom=4)) > np.ptp(stats.interval(drawn))
+
+
+def test_an_interval_with_freedom_is_students_around_the_draws():
+    drawn = np.random.default_rng(7).normal(3, 2, (2000, 2))
+    low, high = stats.interval(drawn, freedom=np.array([2.0, 1e9]))
+    np.testing.assert_allclose((low + high) / 2, drawn.mean(axis=0))
+    sd = drawn.std(axis=0)
+    np.testing.assert_allclose(
+        (high - low) / 2, [4.302653 * np.sqrt(3 / 2) * sd[0], 1.959964 * sd[1]], rtol=1e-5)
+    one, several = stats.interval(drawn, freedom=4.0), stats.interval(drawn, freedom=np.full(2, 4))
+    np.testing.assert_array_equal(one, several)
+
+
+def test_of_images_alone_it_is_nearly_the_t_test_of_the_textbook():
+    values = np.random.default_rng(8).normal(size=(1, 12))
+    drawn = stats.means(values, stats.draws(1, range(12), "t", n=20000))
+    low, high = stats.interval(drawn, freedom=stats.freedom(values, range(12)))
+    half = 2.200985 * values.std(ddof=1) / np.sqrt(12)
+    assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.03)
+
+
+def test_attained_ends_are_drawn_and_move_outwards_with_few_degrees_of_freedom():
+    drawn = np.round(np.random.default_rng(9).normal(30, 6, (2000, 3)))
+    drawn[:40, 1] = np.nan
+    plain = stats.interval(drawn, attained=True)
+    for freedom in (np.array([3.0, 5, 200]), 4.0):
+        low, high = stats.interval(drawn, attained=True, freedom=freedom)
+        assert (np.isin(low, drawn) & np.isin(high, drawn)).all()
+        assert ((low <= plain[0]) & (high >= plain[1])).all()
+    assert (low < plain[0]).any()
+
+
+def test_without_any_freedom_there_is_no_interval():
+    for attained in (False, True):
+        ends = stats.interval(np.ones((9, 2)), freedom=np.array([np.nan, 3]), attained=attained)
+        np.testing.assert_array_equal(ends, [[np.nan, 1], [np.nan, 1]])
+
+
 def test_an_offset_that_all_share_widens_single_intervals_and_no_paired_one():
     generator = np.random.default_rng(3)
     quiet = generator.normal([[[0.0]], [[0.3]]], 0.2, (2, 4, 50))

@@ -1,24 +1,25 @@
-"""The page: a board to one folder that opens from disk, with its tables, plots and pictures."""
+"""The page: a board to one folder that opens from disk, with all that its numbers stand on."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from bench.board import Board
 from bench.core import HeatproofError
-from bench.page import gallery, plots, tables, view
+from bench.page import chunks, exports, gallery, pages, plots, tables, view
 from bench.results import Results
 from bench.store import told
 
 GENERATOR = '<meta name="generator" content="heatproof">'
 """What a page of ours says of itself; a folder without it is never replaced."""
 
+SCRIPTS = "page.js", "number.js"
+"""What makes the page answer, in order; without it all can still be read."""
+
 
 def write(board: Board, results: Results, out: Path) -> Path:
-    """The path of out/SUITE/index.html, written with its tables, plots and media.
+    """The path of out/SUITE/index.html, with its script, tables, plots, media and data.
 
     The same results give the same bytes. The page is built beside the old one and takes its place
     when it is whole, so a publication that is killed leaves the old page as it was. Raises
@@ -61,13 +62,14 @@ def _is_ours(folder: Path) -> bool:
 
 
 def _fill(board: Board, results: Results, folder: Path) -> None:
-    written = tables.write(board, folder / "tables")
-    figures = plots.write(board, folder / "plots")
+    written = [*exports.write(board, results, folder), *tables.write(board, folder / "tables")]
     pictures = gallery.write(board, results, folder / "media")
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True,
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    page = environment.get_template("index.html.j2").render(
-        view.context(board, results, pictures), generator=GENERATOR, plots=figures,
+    figures = plots.write(board, folder / "plots", pictures, results.plan["datasets"])
+    chunks.write(board, results, pictures, folder / "data")
+    pages.write(board, results, pictures, folder)
+    for script in SCRIPTS:
+        shutil.copyfile(Path(__file__).with_name(script), folder / script)
+    page = pages.environment().get_template("index.html.j2").render(
+        view.context(board, results, pictures), generator=GENERATOR, scripts=SCRIPTS, plots=figures,
         downloads=[path.relative_to(folder).as_posix() for path in written])
     (folder / "index.html").write_text(page, encoding="utf-8", newline="\n")

@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.board import Board
 from bench.core import canonical
-from bench.page import gauges
+from bench.page import chunks, gauges
 from bench.page.cards import head
 from bench.page.certificates import certificates
 from bench.page.gallery import Gallery
@@ -28,7 +28,17 @@ from bench.page.tables import (
     tracks,
 )
 from bench.results import Results
-from bench.verdicts import BEATS, CLASSIFIER, FAILS, NONE, PASSES, SANITY, UNCERTIFIED, WORSE
+from bench.verdicts import (
+    BEATS,
+    BOUGHT,
+    CLASSIFIER,
+    FAILS,
+    NONE,
+    PASSES,
+    SANITY,
+    UNCERTIFIED,
+    WORSE,
+)
 
 CAPTIONS = {
     "contestant": "",
@@ -70,18 +80,19 @@ def section(board: Board, results: Results, table: Grid, gallery: Gallery | None
     }
 
 
-def verdict_chip(row: Row) -> dict[str, str]:
-    """A verdict as a chip: its colour, its sign, and what it says in short and at length."""
+def verdict_chip(row: Row) -> Row:
+    """A verdict as a chip: colour, sign, what it says in short and at length, and its order."""
     verdict, against = row["verdict"], row["against"]
     kind, glyph, short = (
         ("beats", "✓", "beats all") if verdict == BEATS
         else ("beats", "✓", PASSES) if verdict == PASSES
         else ("none", DASH, "no control") if verdict == NONE
-        else ("none", "✗", UNCERTIFIED) if verdict == UNCERTIFIED
+        else ("none", "✗", verdict) if verdict in (UNCERTIFIED, BOUGHT)
         else ("worse", "✗", FAILS) if verdict.startswith(FAILS)
         else ("worse", "↓", against) if verdict.startswith(WORSE)
         else ("unsure", "≈", against))
-    return {"kind": kind, "glyph": glyph, "short": short, "long": verdict, "detail": row["detail"]}
+    return {"order": ("none", "worse", "unsure", "beats").index(kind),
+            "kind": kind, "glyph": glyph, "short": short, "long": verdict, "detail": row["detail"]}
 
 
 def _subset(board: Board, dataset: str) -> Row:
@@ -161,7 +172,8 @@ def _table(
         "name": ", ".join(dict.fromkeys(block.family for block in blocks)).capitalize(),
         "blocks": [{"family": block.family, "part": block.part, "sanity": block.family == SANITY,
                     "judged": block.judged, "columns": block.columns,
-                    "heads": [head(board, m, told) for m in block.metrics]}
+                    "heads": [{**head(board, m, told), "name": m["name"]}
+                             for m in block.metrics]}
                    for block in blocks],
         "defects": [(m["title"], m["defect"]) for m in metrics if m["defect"]],
         "groups": [group for group in _groups(board, table, told, blocks, scales, None)
@@ -197,12 +209,15 @@ def _groups(
     for kind, names in table.rows.items():
         if names:
             yield {"kind": kind, "title": KINDS[kind], "caption": CAPTIONS[kind], "rows": [{
-                "name": name, "title": title(board, name), "why": "; ".join(reasons.get(name, [])),
+                "key": name, "name": name, "title": title(board, name),
+                "family": board.contestants[name]["family"] or "unknown",
+                "why": "; ".join(reasons.get(name, [])),
                 "blocks": [{
                     "judged": block.judged and not whole,
                     "verdict": verdict_chip(verdicts[key]) if (
                         key := (block.family, name)) in verdicts else None,
                     "rank": _rank(placed[key]) if key in placed else "",
+                    "value": placed[key]["rank"] if key in placed else "",
                     "cells": cells(name, kind, block)} for block in blocks],
             } for name in names]}
 
@@ -222,7 +237,8 @@ def _networks(board: Board, table: Grid, told: gauges.Told) -> Row | None:
                    [_Block(CLASSIFIER, "", metrics)])
     titles = gauges.network_labels(board, owners)
     for row, names in zip(shown["groups"][0]["rows"], explained.values(), strict=True):
-        row |= {"title": titles[names[0]], "name": f"explained by {', '.join(names)}"}
+        row |= {"title": titles[names[0]], "name": f"explained by {', '.join(names)}",
+                "family": ""}
     return {**shown, "of": "Network"}
 
 
@@ -261,6 +277,7 @@ def _cell(
     places = len(cell.mean.partition(".")[2])
     moved = whole is not None and math.isfinite(row["rank"]) and whole.row["rank"] != row["rank"]
     return {
+        "value": f"{row['mean']:.{chunks.DIGITS}g}", "better": metric["better"],
         "mean": cell.mean, "low": cell.low, "high": cell.high, "best": cell.best,
         "from": ends[0], "to": ends[1], "at": place(row["mean"]),
         # The best control's place is that on all images; on fewer it is another.

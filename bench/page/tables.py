@@ -1,4 +1,4 @@
-"""A board as CSV, Markdown and LaTeX; and the order, labels and decimals that all of it shares."""
+"""A board as Markdown and LaTeX; and the order, labels and decimals that all of it shares."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import Any
 
 import pandas as pd
 
-from bench.board import COLUMNS, PROVEN, QUANTUS, Board
+from bench.board import PROVEN, QUANTUS, Board
 from bench.core import PLAIN
 from bench.measure import GAUGE
-from bench.verdicts import CLASSIFIER, NONE, PASSES, UNSURE
+from bench.page import exports
+from bench.verdicts import BOUGHT, CLASSIFIER, NONE, PASSES, UNSURE
 
 KINDS = {"contestant": "Contestants", "control": "Controls", "ceiling": "Ceiling",
          "incomplete": "Incomplete, not ranked"}
@@ -104,15 +105,19 @@ def deviation(value: float) -> str:
     return f"{mantissa}e{int(power)}".replace("-", "−") if power else mantissa
 
 
+def unsummed(board: Board) -> list[tuple[dict[str, Any], str]]:
+    """Each row of additivity that does not hold, and what it says in words."""
+    return [
+        (row, "{} on {}: the {} of its map is declared to be the {}; the largest deviation is {}, "
+         "the tolerance {}.".format(
+             label(board, row["contestant"]), row["dataset"], *ADDS_UP[row["declared"]],
+             deviation(row["largest"]), deviation(row["tolerance"])))
+        for row in records(board.additivity) if row["holds"] not in (None, True)]
+
+
 def warnings(board: Board, dataset: str | None = None) -> list[str]:
     """A line for each map that does not add up as it declares, on one data set or on all."""
-    return [
-        "{} on {}: the {} of its map is declared to be the {}; the largest deviation is {}, the "
-        "tolerance {}.".format(
-            label(board, row["contestant"]), row["dataset"], *ADDS_UP[row["declared"]],
-            deviation(row["largest"]), deviation(row["tolerance"]))
-        for row in records(board.additivity)
-        if row["holds"] not in (None, True) and dataset in (None, row["dataset"])]
+    return [text for row, text in unsummed(board) if dataset in (None, row["dataset"])]
 
 
 def tracks(board: Board) -> list[str]:
@@ -201,17 +206,17 @@ def decimals(column: list[dict[str, Any]]) -> int:
 
 
 def write(board: Board, folder: Path) -> list[Path]:
-    """The files written: one CSV a frame of the board; Markdown and LaTeX of each part."""
+    """The files written: CSV and Parquet of each frame; Markdown and LaTeX of each part.
+
+    LaTeX has the interval in brackets, and once more, in `-pm.tex`, as ±.
+    """
     folder.mkdir(parents=True)
-    paths = []
-    for name in COLUMNS:
-        paths.append(folder / f"{name}.csv")
-        frame: pd.DataFrame = getattr(board, name)
-        frame.to_csv(paths[-1], index=False, float_format="%.10g", lineterminator="\n")
+    paths = exports.write_frames(board, folder)
     for dataset in dict.fromkeys(board.estimates["dataset"]):
         for part in parts(board, grid(board, dataset)):
-            for suffix, text in (("md", markdown(board, part)), ("tex", latex(board, part))):
-                paths.append(folder / f"{part.slug}.{suffix}")
+            for ending, text in ((".md", markdown(board, part)), (".tex", latex(board, part)),
+                                 ("-pm.tex", latex(board, part, brackets=False))):
+                paths.append(folder / f"{part.slug}{ending}")
                 paths[-1].write_text(text, encoding="utf-8", newline="\n")
     return paths
 
@@ -222,7 +227,7 @@ def _head(metric: dict[str, Any]) -> str:
 
 def _check(cell: Cell) -> str:
     """A sanity verdict in a word or two, with a space before it; or nothing."""
-    if cell.check in ("", NONE):
+    if cell.check in ("", NONE, BOUGHT):
         return ""
     return f" {PASSES}" if cell.check == PASSES else " not told apart" if cell.check.startswith(
         UNSURE) else " fails"
@@ -260,36 +265,58 @@ def markdown(board: Board, table: Grid) -> str:
     return "\n".join(lines) + "\n"
 
 
-def latex(board: Board, table: Grid) -> str:
-    """One data set's table for a paper that loads booktabs; the best in bold."""
-    head = " & ".join(["", *(
-        f"{_tex(_head(m))} {_TEX_ARROW[m['better']]}" for m in table.metrics)])
+def latex(board: Board, table: Grid, *, brackets: bool = True) -> str:
+    """One data set's table for a paper that loads booktabs and graphicx; the best in bold.
+
+    brackets: the ends of the interval. Otherwise ±, which has one width for both arms where an
+    interval has two: the longer one, so that what is printed is never narrower than what was found.
+    """
+    n = len(table.metrics)
+    spans, rules, first = [], [], 2
+    for family in dict.fromkeys(m["family"] for m in table.metrics):
+        width = sum(m["family"] == family for m in table.metrics)
+        spans.append(f"\\multicolumn{{{width}}}{{c}}{{{_tex(family.capitalize())}}}")
+        rules.append(f"\\cmidrule(lr){{{first}-{first + width - 1}}}")
+        first += width
+    interval = ("with its 95\\,\\% bootstrap interval" if brackets else
+                "$\\pm$ the longer arm of its 95\\,\\% bootstrap interval")
     lines = [
-        "% Needs \\usepackage{booktabs}, and \\usepackage[T1]{fontenc} for names beyond ASCII.",
-        "\\begin{table}", "\\centering", "\\small",
+        "% Needs \\usepackage{booktabs,graphicx}, and \\usepackage[T1]{fontenc} for names beyond "
+        "ASCII.", "\\begin{table}", "\\centering", "\\small",
         f"\\caption{{{_tex(board.title)} (protocol {_tex(board.protocol)}), {_tex(table.dataset)}, "
-        f"{_tex(table.part)}. Mean over seeds and images with its 95\\,\\% bootstrap interval. "
-        "Best ranked in bold; -- is not ranked because it is incomplete or has no number.}",
+        f"{_tex(table.part)}. Mean over seeds and images {interval}. Best ranked in bold; -- is "
+        "not ranked because it is incomplete or has no number. $\\uparrow$ higher and "
+        "$\\downarrow$ lower is better.}",
         f"\\label{{tab:{slug(board.suite)}-{table.slug}}}",
-        f"\\begin{{tabular}}{{l{'r' * len(table.metrics)}}}", "\\toprule", f"{head} \\\\"]
+        "% Only what is wider than the text is made smaller.",
+        "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%",
+        f"\\begin{{tabular}}{{@{{}}l{'r' * n}@{{}}}}", "\\toprule",
+        f" & {' & '.join(spans)} \\\\", "".join(rules),
+        " & ".join(["", *(f"{_tex(_head(m))} {_TEX_ARROW[m['better']]}" for m in table.metrics)])
+        + " \\\\"]
     for kind, names in table.rows.items():
-        if not names:
-            continue
-        lines += ["\\midrule",
-                  f"\\multicolumn{{{len(table.metrics) + 1}}}{{l}}{{\\emph{{{KINDS[kind]}}}}} \\\\"]
+        if names:
+            lines += ["\\midrule",
+                      f"\\multicolumn{{{n + 1}}}{{@{{}}l}}{{\\emph{{{KINDS[kind]}}}}} \\\\"]
         for name in names:
-            cells = [_tex(label(board, name))]
-            for metric in table.metrics:
-                cell = table.cells[name, metric["name"]]
-                if cell is None:
-                    cells.append("--")
-                    continue
-                mean = f"\\textbf{{{cell.mean}}}" if cell.best else cell.mean
-                cells.append(
-                    f"{mean} {{\\scriptsize [{cell.low}, {cell.high}]{_check(cell)}}}")
-            lines.append(" & ".join(cells) + " \\\\")
-    lines += ["\\bottomrule", "\\end{tabular}", "\\end{table}"]
+            cells = [_tex_cell(table.cells[name, m["name"]], brackets) for m in table.metrics]
+            lines.append(" & ".join([_tex(label(board, name)), *cells]) + " \\\\")
+    lines += ["\\bottomrule", "\\end{tabular}}", "\\end{table}"]
     return "\n".join(lines) + "\n"
+
+
+def _tex_cell(cell: Cell | None, brackets: bool) -> str:
+    if cell is None:
+        return "--"
+    mean, low, high = (text.replace("-", "$-$") for text in (cell.mean, cell.low, cell.high))
+    around = f"[{low}, {high}]"
+    if not brackets:
+        # From the numbers as they are printed: the two ends must lie within the two that are told.
+        places = len(cell.mean.partition(".")[2])
+        arm = max(float(cell.mean) - float(cell.low), float(cell.high) - float(cell.mean))
+        around = f"$\\pm$ {arm:.{places}f}"
+    mean = f"\\textbf{{{mean}}}" if cell.best else mean
+    return f"{mean} {{\\scriptsize {around}{_check(cell)}}}"
 
 
 def _md(text: object) -> str:
@@ -301,7 +328,8 @@ def _md(text: object) -> str:
 _TEX_ARROW = {"higher": r"$\uparrow$", "lower": r"$\downarrow$"}
 _TEX = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}",
         "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-        **{sign: f"\\{sign}" for sign in "&%$#_"}}
+        "×": r"$\times$", "±": r"$\pm$", "−": "$-$", "≤": r"$\leq$", "≥": r"$\geq$",
+        "→": r"$\to$", "σ": r"$\sigma$", **{sign: f"\\{sign}" for sign in "&%$#_"}}
 
 
 def _tex(text: object) -> str:

@@ -19,7 +19,17 @@ from bench.page.tables import (
     tracks,
     warnings,
 )
-from bench.verdicts import BEATS, CLASSIFIER, FAILS, NONE, PASSES, SANITY, UNCERTIFIED, UNSURE
+from bench.verdicts import (
+    BEATS,
+    BOUGHT,
+    CLASSIFIER,
+    FAILS,
+    NONE,
+    PASSES,
+    SANITY,
+    UNCERTIFIED,
+    UNSURE,
+)
 
 
 def tables(board: Board) -> Iterator[Table]:
@@ -60,8 +70,8 @@ def _said(family: str, rank: float | None, row: dict[str, object] | None) -> str
     place = DASH if rank is None or math.isnan(rank) else f"{rank:g}"
     if row is None or row["verdict"] == NONE:
         return place
-    if row["verdict"] == UNCERTIFIED:
-        return f"{place} [dim]{UNCERTIFIED}[/]"
+    if row["verdict"] in (BOUGHT, UNCERTIFIED):
+        return f"{place} [dim]{row['verdict']}[/]"
     verdict, against = str(row["verdict"]), escape(str(row["against"]))
     if verdict == BEATS:
         return f"{place} [green]✓[/]"

@@ -9,9 +9,22 @@ from typing import Any
 from bench.board import PROVEN, QUANTUS, Board
 from bench.measure import GAUGE
 from bench.page import cards, gauges, tables
+from bench.page.chunks import files
 from bench.page.gallery import Gallery
 from bench.page.sections import BAR, plural, section, verdict_chip
-from bench.page.tables import ARROW, DASH, Grid, grid, label, records, slug, title, tracks
+from bench.page.tables import (
+    ARROW,
+    DASH,
+    KINDS,
+    Grid,
+    grid,
+    label,
+    records,
+    slug,
+    title,
+    tracks,
+)
+from bench.page.weights import weighing
 from bench.results import Results
 from bench.verdicts import CLASSIFIER, is_compared
 
@@ -21,6 +34,8 @@ def context(board: Board, results: Results, galleries: dict[str, Gallery]) -> di
     runs = records(results.runs)
     grids = [grid(board, dataset) for dataset in dict.fromkeys(board.estimates["dataset"])]
     facts = [run["info"] for run in runs]
+    sets = dict(zip((table.dataset for table in grids),
+                    files([table.dataset for table in grids]), strict=True))
     return {
         "suite": board.suite, "title": board.title, "protocol": board.protocol,
         "counts": _counts(board, results), "batteries": board.batteries, "notes": board.notes,
@@ -28,9 +43,11 @@ def context(board: Board, results: Results, galleries: dict[str, Gallery]) -> di
         "warnings": tables.warnings(board), "adds_up": tables.ADDS_UP,
         "tracks": [{"name": track, "slug": slug(track), "title": tables.track_title(track)}
                    for track in tracks(board)],
-        "sections": [section(board, results, table, galleries.get(table.dataset))
-                     for table in grids],
-        "summaries": [_summary(board, results, grids, track) for track in tracks(board)],
+        "kinds": KINDS, "families": sorted({row["family"] or "unknown"
+                                           for row in board.contestants.values()}),
+        "sections": [{**section(board, results, table, galleries.get(table.dataset)),
+                      "set": sets[table.dataset]} for table in grids],
+        "summaries": [_summary(board, results, grids, track, sets) for track in tracks(board)],
         "disagreement": _disagreement(board),
         "metrics": cards.groups(board),
         "additivity": _additivity(board, grids),
@@ -65,15 +82,15 @@ def _counts(board: Board, results: Results) -> list[str]:
     ]
 
 
-def _accuracy(results: Results, dataset: str, name: str) -> str:
+def _accuracy(results: Results, dataset: str, name: str) -> float | None:
     found = [run["info"]["classifier"]["accuracy"] for run in records(results.runs)
              if (run["dataset"], run["contestant"]) == (dataset, name)
              and not run["info"]["unsupported"]]
-    return f"{100 * sum(found) / len(found):.1f} %" if found else DASH
+    return sum(found) / len(found) if found else None
 
 
 def _summary(
-    board: Board, results: Results, grids: list[Grid], track: str,
+    board: Board, results: Results, grids: list[Grid], track: str, sets: dict[str, str],
 ) -> dict[str, Any]:
     """Who beats the controls on one track: contestants down, data sets and families across."""
     said = board.verdicts[board.verdicts["track"] == track]
@@ -100,15 +117,21 @@ def _summary(
         for block, table in zip(blocks, grids, strict=True):
             found = [verdicts.get((table.dataset, family, name)) for family in block["families"]]
             n += sum(v is not None and v["kind"] == "beats" for v in found)
-            cells.append({"verdicts": found, "accuracy": DASH if name in
-                          table.rows["incomplete"] else _accuracy(results, table.dataset, name)})
+            share = (None if name in table.rows["incomplete"]
+                     else _accuracy(results, table.dataset, name))
+            cells.append({
+                "verdicts": found, "share": share,
+                "accuracy": DASH if share is None else f"{100 * share:.1f} %",
+                "opens": sets[table.dataset] if table.cells.get((name, "accuracy")) else ""})
         rows.append({"name": name, "title": title(board, name), "label": label(board, name),
-                     "cells": cells, "n": n, "ranked": name in judged})
+                     "cells": cells, "n": n, "ranked": name in judged,
+                     "family": facts["family"] or "unknown"})
     rows.sort(key=lambda row: (-row["n"], ranks.get(row["name"], math.inf)))
     total = sum(len(block["families"]) for block in blocks)
     return {"track": track, "slug": slug(track), "title": tables.track_title(track),
             "about": tables.TRACKS[track][1] if track in tables.TRACKS else "",
             "blocks": blocks, "rows": rows, "total": total,
+            "weighing": weighing(board, track, sets),
             "winners": [row for row in rows if total and row["n"] == total],
             "losers": [row for row in rows if row["ranked"] and not row["n"]]}
 

@@ -1,0 +1,89 @@
+"""The table of coverage is what the simulation gives, and says why the t interval is used."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+
+from bench import coverage
+
+
+def cell(shape, seeds, units):
+    (found,) = (one for one in coverage.stored()["cells"]
+                if (one["shape"], one["seeds"], one["units"]) == (shape, seeds, units))
+    return found
+
+
+@pytest.mark.parametrize(("shape", "seeds", "units"), [("normal", 3, 4), ("0/1", 5, 10)])
+def test_a_cell_simulated_again_agrees_within_the_monte_carlo_error(shape, seeds, units):
+    repeats, methods = 400, ("percentile", coverage.CHOSEN)
+    again = coverage.simulate(
+        seeds, units, shape=shape, methods=methods, repeats=repeats, draws=1000, run=1)
+    for method in methods:
+        share = cell(shape, seeds, units)["coverage"][method]
+        error = np.sqrt(share * (1 - share) * (1 / repeats + 1 / coverage.stored()["repeats"]))
+        assert abs(again[method].share - share) < 4 * error + 0.002
+        assert again[method].width == pytest.approx(
+            cell(shape, seeds, units)["width"][method], rel=0.15)
+
+
+@pytest.mark.parametrize("shape", coverage.SHAPES)
+def test_three_seeds_of_four_patients_undercover_by_percentiles_and_not_as_chosen(shape):
+    found = cell(shape, 3, 4)["coverage"]
+    assert found["percentile"] < 0.92
+    assert found[coverage.CHOSEN] > 0.95
+
+
+def test_the_table_has_every_cell_once_and_was_made_with_the_present_settings():
+    table = coverage.stored()
+    assert (table["shares"], table["chosen"]) == (coverage.SHARES, coverage.CHOSEN)
+    assert sum(table["shares"].values()) == pytest.approx(1)
+    assert min(table["shares"].values()) > 0
+    cells = [(one["shape"], one["seeds"], one["units"]) for one in table["cells"]]
+    assert cells == list(product(coverage.SHAPES, coverage.SEEDS, coverage.UNITS))
+    assert all(set(one["coverage"]) == set(coverage.METHODS) for one in table["cells"])
+
+
+def test_the_chosen_interval_falls_short_the_least():
+    """Of all methods, over all cells of at least four patients."""
+    short = {method: np.mean([max(0, 0.95 - one["coverage"][method])
+                              for one in coverage.stored()["cells"] if one["units"] >= 4])
+             for method in coverage.METHODS}
+    assert min(short, key=short.get) == coverage.CHOSEN
+    assert short[coverage.CHOSEN] < short["percentile"] / 4
+
+
+def test_expected_coverage_is_the_tables_and_lies_between_where_it_is_interpolated():
+    shapes = [cell(shape, 3, 10)["coverage"][coverage.CHOSEN] for shape in coverage.SHAPES]
+    assert coverage.expected(3, 10) == pytest.approx(np.mean(shapes))
+    for low, high, between in (((3, 10), (5, 10), (4, 10)), ((5, 10), (5, 50), (5, 30))):
+        ends = sorted([coverage.expected(*low), coverage.expected(*high)])
+        assert ends[0] <= coverage.expected(*between) <= ends[1]
+    assert coverage.expected(99, 9999) == coverage.expected(10, 200)
+    assert np.isnan([coverage.expected(3, 1), coverage.expected(0, 5)]).all()
+
+
+def test_the_truth_of_one_seed_is_that_trainings_own_mean():
+    """Over all trainings a single one says nothing, and would be covered far less often."""
+    found = coverage.simulate(1, 50, repeats=200, draws=500)
+    assert found[coverage.CHOSEN].share > 0.89
+    generator = np.random.default_rng(0)
+    values, truth = coverage._world(generator, 500, 1, 50, 5, "normal")
+    assert np.std(truth) == pytest.approx(np.sqrt(coverage.SHARES["seed"]), rel=0.15)
+    assert np.corrcoef(values.mean(axis=(1, 2)), truth)[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("shape", coverage.SHAPES)
+def test_simulated_scores_have_the_mean_that_counts_as_their_truth(shape):
+    values, truth = coverage._world(np.random.default_rng(1), 400, 5, 20, 3, shape)
+    gap = values.mean(axis=(1, 2)) - (truth if shape != "0/1" else 0.8)
+    assert abs(gap.mean()) < 4 * gap.std() / np.sqrt(len(gap))
+
+
+def test_the_components_interval_is_the_textbooks_for_one_seed():
+    values = np.random.default_rng(2).normal(size=(3, 1, 8))
+    low, high = coverage.METHODS["components"](values, values)
+    np.testing.assert_allclose((high - low) / 2, 2.364624 * values[:, 0].std(1, ddof=1) / 8**0.5,
+                               rtol=1e-6)
