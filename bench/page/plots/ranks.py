@@ -10,12 +10,14 @@ from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
+import seaborn as sns
 from matplotlib.figure import Figure
 
 from bench.board import Board
 from bench.page.plots.sheet import (
     GREY,
     MARGIN,
+    PALETTE,
     SOFT,
     Plot,
     Sheet,
@@ -77,7 +79,7 @@ def draw(table: Grid, metrics: Sequence[Row], track: str) -> Figure:
     for name in names:
         sheet.say(left - 0.07, down[name] + _ROW / 2, labels[name], ha="right",
                   color=GREY if name in table.rows["control"] else "0.1")
-    colours = mpl.colormaps["Blues"]
+    colours = sns.light_palette(PALETTE[0], as_cmap=True)
     for metric, place, head in zip(metrics, places, heads, strict=True):
         x = left + place
         sheet.say(x + 0.45 * _CELL, top - 0.05, head, rotation=45, rotation_mode="anchor",

@@ -18,6 +18,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import seaborn as sns
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
@@ -25,9 +26,10 @@ from matplotlib.lines import Line2D
 from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator
 
-PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a4fa3")
-"""Colours that the colour-blind tell apart (Okabe and Ito 2008, jfly.uni-koeln.de/color), without
-the yellow and the black, which paper and controls need, and with a violet."""
+_SAFE = sns.color_palette("colorblind").as_hex()
+PALETTE = tuple(_SAFE[i] for i in (0, 3, 2, 4, 1, 9, 5))
+"""seaborn's colours that the colour-blind tell apart, without the pale and the grey, which paper
+and controls need."""
 
 MARKERS = "osD^vPX"
 GREY, SOFT, EDGE, GRID = "0.42", "0.25", "0.75", "0.92"
