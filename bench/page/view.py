@@ -51,11 +51,11 @@ def context(board: Board, results: Results, galleries: dict[str, Gallery]) -> di
         "disagreement": _disagreement(board),
         "metrics": cards.groups(board),
         "additivity": _additivity(board, grids),
-        "contestants": [{**found, "label": label(board, name), "link": cards.link(found["paper"]),
+        "contestants": [{**found, "slug": slug(name), "label": label(board, name), "link": cards.link(found["paper"]),
                          "params": _params(board, runs, name)}
                         for name, found in board.contestants.items()],
-        "cards": [{**card, "link": cards.link(card.get("homepage", ""))}
-                  for card in results.plan["datasets"].values()],
+        "cards": [{**card, "slug": slug(name), "link": cards.link(card.get("homepage", ""))}
+                  for name, card in results.plan["datasets"].items()],
         "runs": [_run(run) for run in runs],
         "versions": _versions(facts),
     }
@@ -121,6 +121,7 @@ def _summary(
                      else _accuracy(results, table.dataset, name))
             cells.append({
                 "verdicts": found, "share": share,
+                "entered": any(name in names for names in table.rows.values()),
                 "accuracy": DASH if share is None else f"{100 * share:.1f} %",
                 "opens": sets[table.dataset] if table.cells.get((name, "accuracy")) else ""})
         rows.append({"name": name, "title": title(board, name), "label": label(board, name),
