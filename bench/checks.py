@@ -17,6 +17,9 @@ from bench.results import Results
 PROCESSING, OOD, CEILING = "data-processing/", "ood/", "ceiling/"
 """How the names of gauges begin; what follows names the metric or the operator that is gauged."""
 
+STAGES = "stages drawn anew"
+"""The axis of randomisation curves, which end sooner where a network has fewer stages."""
+
 Row = dict[str, Any]
 
 
@@ -31,6 +34,8 @@ def axis(metric: Mapping[str, Any]) -> tuple[str, list[float]] | None:
         return "% of the image removed", [float(share) for share in params["percentages"]]
     if isinstance(steps := params.get("steps"), int):
         return "% of the image removed", [100 * k / steps for k in range(steps + 1)]
+    if isinstance(most := params.get("stages"), int):
+        return STAGES, [float(k) for k in range(1, most + 1)]
     return None
 
 
@@ -118,7 +123,8 @@ def curves(
         {"dataset": panel.dataset, "metric": metric, "contestant": name, "axis": axes[metric][0],
          "at": at, "mean": mean[k], "low": low[k], "high": high[k], "n_images": int(n[k])}
         for metric, found in _in_order(panel.curves(
-            results, {metric: len(at) for metric, (_, at) in axes.items()}), axes)
+            results, {metric: len(at) for metric, (_, at) in axes.items()},
+            {metric for metric, (what, _) in axes.items() if what == STAGES}), axes)
         for name, mean, low, high, n in _along(
             panel, found, first if metric.startswith(OOD) else names)
         for k, at in enumerate(axes[metric][1]) if n[k]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sized
+from collections.abc import Container, Hashable, Mapping, Sized
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -97,12 +97,23 @@ class Panel:
         return tuple(pd.Index(known).get_indexer(frame[column]) for known, column in (
             (self.names, "contestant"), (self.seeds, "seed"), (self.keys, "key")))
 
-    def curves(self, results: Results, points: Mapping[str, int]) -> dict[str, stats.Array]:
-        """Metric -> its curves (C, S, N, K), of those that have some and all of their K points."""
+    def curves(
+        self, results: Results, points: Mapping[str, int], shorter: Container[str] = (),
+    ) -> dict[str, stats.Array]:
+        """Metric -> its curves (C, S, N, K), of those that have some and all of their K points.
+
+        Those in `shorter` may end sooner, and have NaN there.
+        """
         rows = ((results.scores["dataset"] == self.dataset) & results.scores["curve"].notna()
                 & results.scores["metric"].isin(list(points)))
         frame = results.scores.loc[rows, ["contestant", "seed", "key", "metric", "curve"]]
-        at, found = self.at(frame), frame["curve"].to_numpy()
+        at, found = self.at(frame), frame["curve"].to_numpy(copy=True)
+        for metric, here in frame.groupby("metric").indices.items():
+            most = points[str(metric)]
+            if metric in shorter and max(map(len, found[here])) <= most:
+                for i in here:
+                    found[i] = np.pad(np.asarray(found[i], float), (0, most - len(found[i])),
+                                      constant_values=np.nan)
         return {
             str(metric): _placed(
                 # Not stacked: that makes a view of each of a hundred thousand curves first.

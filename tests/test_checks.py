@@ -245,6 +245,7 @@ def test_a_curve_ends_where_the_map_is_coarser_than_the_rung(ranked):
     ("proven", "flipping", {"steps": 2}, ("% of the image removed", [0, 50, 100])),
     ("quantus", "quantus/PixelFlipping", {"steps": 2}, None),
     ("proven", "data-processing/road", {"percentages": [10, 90], "sigmas": [1, 2]}, None),
+    ("proven", "mprt", {"draws": 3, "stages": 2}, ("stages drawn anew", [1, 2])),
     ("proven", "dice", {}, None)])
 def test_a_curve_has_the_axis_that_its_parameters_tell(track, name, params, expected):
     assert checks.axis({"track": track, "name": name, "params": params}) == expected
@@ -255,6 +256,15 @@ def test_a_curve_of_another_length_than_its_axis_is_left_out(found):
     assert set(panel.curves(found, {"pixel-flipping": 5, "ood/mean": 4})) == {
         "pixel-flipping", "ood/mean"}
     assert set(panel.curves(found, {"pixel-flipping": 4, "dice": 3})) == set()
+
+
+def test_a_curve_of_a_network_with_fewer_stages_ends_sooner(found):
+    panel = Panel.of(found, "shapes")
+    whole = panel.curves(found, {"pixel-flipping": 5})["pixel-flipping"]
+    padded = panel.curves(found, {"pixel-flipping": 7}, {"pixel-flipping"})["pixel-flipping"]
+    np.testing.assert_array_equal(padded[..., :5], whole)
+    assert np.isnan(padded[..., 5:]).all()
+    assert panel.curves(found, {"pixel-flipping": 4}, {"pixel-flipping"}) == {}
 
 
 def test_proofs_and_batteries_are_on_the_board_and_may_lack(found, ranked):

@@ -51,7 +51,8 @@ def context(board: Board, results: Results, galleries: dict[str, Gallery]) -> di
         "disagreement": _disagreement(board),
         "metrics": cards.groups(board),
         "additivity": _additivity(board, grids),
-        "contestants": [{**found, "slug": slug(name), "label": label(board, name), "link": cards.link(found["paper"]),
+        "contestants": [{**found, "slug": slug(name), "label": label(board, name),
+                         "link": cards.link(found["paper"]),
                          "params": _params(board, runs, name)}
                         for name, found in board.contestants.items()],
         "cards": [{**card, "slug": slug(name), "link": cards.link(card.get("homepage", ""))}
