@@ -187,11 +187,7 @@ def _measured(
     contestants = [name for name in ranked if name not in controls]
     certificates = checks.certificates(results, panel.dataset, planned)
     gated = gates.gates(results, panel, [name for name in planned if name in panel.names], here)
-    bars = Bars(
-        gated=frozenset(row["contestant"] for row in gated if not row["passes"]),
-        # A control is no claim about the network, so it needs no proof of what the network uses.
-        uncertified=frozenset(row["contestant"] for row in certificates if row["certified"] is False
-                              and not here[row["contestant"]]["control"]))
+    bars = Bars.of(gated, certificates, here)
     estimates, drawn_ranks = _estimates(panel, metrics, planned, whole, here, bars)
     families = _families(
         panel, metrics, drawn_ranks,

@@ -135,12 +135,8 @@ def _bars(results: Results, panel: Panel) -> Bars:
     facts = {**results.plan["contestants"],
              **{name: info["contestant"]
                 for name, info in zip(runs["contestant"], runs["info"], strict=True)}}
-    certificates = checks.certificates(results, panel.dataset, panel.names)
-    return Bars(
-        gated=frozenset(row["contestant"] for row in gates.gates(
-            results, panel, panel.names, facts) if not row["passes"]),
-        uncertified=frozenset(row["contestant"] for row in certificates if row["certified"] is False
-                              and not facts[row["contestant"]]["control"]))
+    return Bars.of(gates.gates(results, panel, panel.names, facts),
+                   checks.certificates(results, panel.dataset, panel.names), facts)
 
 
 def _incomplete(results: Results, dataset: str, *names: str) -> list[str]:

@@ -48,6 +48,21 @@ class Bars:
     gated: frozenset[str] = frozenset()
     uncertified: frozenset[str] = frozenset()
 
+    @classmethod
+    def of(
+        cls, gated: Iterable[Mapping[str, Any]], certificates: Iterable[Mapping[str, Any]],
+        facts: Mapping[str, Row],
+    ) -> Bars:
+        """Who is barred by the rows of `gates.gates` and of `checks.certificates`.
+
+        A control is no claim about the network, so it needs no proof of what the network uses.
+        """
+        return cls(
+            gated=frozenset(row["contestant"] for row in gated if not row["passes"]),
+            uncertified=frozenset(
+                row["contestant"] for row in certificates
+                if row["certified"] is False and not facts[row["contestant"]]["control"]))
+
     def why(self, contestant: str, metrics: Iterable[Mapping[str, Any]]) -> str | None:
         """The verdict that bars a contestant from any of some metrics, or None."""
         asked = [metric for metric in metrics if metric["family"] != CLASSIFIER]

@@ -17,7 +17,7 @@ from PIL import Image
 
 from bench import board, page, results, store
 from bench.core import HeatproofError
-from bench.page import cards, gallery, tables, terminal, view
+from bench.page import cards, gallery, tables, terminal
 
 synthetic = runpy.run_path(str(Path(__file__).with_name("synthetic.py")))
 HOSTILE = synthetic["HOSTILE"]
@@ -142,11 +142,11 @@ def test_two_contestants_of_one_title_are_told_apart_by_their_names(ranked, inde
 
 def test_a_parameter_that_differs_between_data_sets_is_shown_for_each(found, ranked):
     runs = tables.records(found.runs)
-    assert view._params(ranked, runs, "softcam") == {"train": ["lasso = 0.0"], "explain": []}
+    assert cards.params(ranked, runs, "softcam") == {"train": ["lasso = 0.0"], "explain": []}
     other = [{"contestant": "softcam", "dataset": dataset,
               "info": {"contestant": {"train": {"lasso": lasso}, "explain": {}}}}
              for dataset, lasso in (("a", 1), ("b", 1), ("c", 2))]
-    assert view._params(ranked, other, "softcam")["train"] == ["lasso = 1 (a, b)", "lasso = 2 (c)"]
+    assert cards.params(ranked, other, "softcam")["train"] == ["lasso = 1 (a, b)", "lasso = 2 (c)"]
 
 
 def test_families_stand_in_the_order_of_the_suite(ranked, index, read):

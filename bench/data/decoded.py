@@ -7,12 +7,12 @@ and facts.json; `CACHE/decoded/wip/ab…/` is one under way, which the next read
 from __future__ import annotations
 
 import hashlib
-import json
+import io
 import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -63,7 +63,7 @@ def read(
     goes on where it was. Raises HeatproofError for what cannot be decoded or written.
     """
     if not flips:
-        catalogue = _without_flips(catalogue)
+        catalogue = replace(catalogue, flips={})
     name = _name(card, catalogue, rows)
     root = (cache or Cache()).root / "decoded"
     home, wip = root / name[:2] / name, root / "wip" / name
@@ -77,12 +77,6 @@ def read(
                 with told(home):
                     wip.rename(home)
     return _opened(catalogue, rows, home)
-
-
-def _without_flips(catalogue: Catalogue) -> Catalogue:
-    from dataclasses import replace
-
-    return replace(catalogue, flips={}) if catalogue.flips else catalogue
 
 
 def _name(card: Card, catalogue: Catalogue, rows: Array) -> str:
@@ -159,8 +153,6 @@ def _done(wip: Path, shapes: Mapping[str, tuple[int, ...]], n: int) -> int:
 
 
 def _header(n: int, shape: tuple[int, ...]) -> bytes:
-    import io
-
     head = io.BytesIO()
     np.lib.format.write_array_header_1_0(
         head, {"descr": "|u1", "fortran_order": False, "shape": (n, *shape)})
@@ -206,7 +198,7 @@ def _opened(catalogue: Catalogue, rows: Array, home: Path) -> Images:
     def array(name: str) -> Any:
         try:
             return np.load(home / f"{name}.npy", mmap_mode="r")
-        except (OSError, ValueError, json.JSONDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise HeatproofError(
                 f"{home / name}.npy is damaged ({error}); delete that folder and run again"
             ) from None

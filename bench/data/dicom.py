@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 from collections.abc import Mapping
@@ -15,10 +14,9 @@ import numpy as np
 from bench.core import Card, HeatproofError, filled, unknown
 from bench.data import lists
 from bench.data.catalogue import Catalogue, drawn
-from bench.data.files import absent, content, home
+from bench.data.files import absent, content, home, lacking
 from bench.data.images import Array
 from bench.data.pixels import opened
-from bench.data.volumes import lacking
 from bench.plugins import source
 
 IMAGES = (("stage_2_train_images", ".dcm"), ("png_images", ".png"))
@@ -99,15 +97,10 @@ def read(card: Card) -> Catalogue:
 
 def _words(path: Path, sha256: str) -> dict[str, str]:
     """The class of every image; an image has as many rows as boxes."""
-    try:
-        text = content(path, sha256).decode("utf-8-sig")
-        table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-        lines = list(table)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise HeatproofError(f"{path} is no CSV file in UTF-8 ({error}); fetch it again") from None
+    lines, columns = lists.lines_of(path, sha256)
     for column in ("patientId", "class"):
-        if column not in (table.fieldnames or ()):
-            raise unknown(f"column of {path}", column, table.fieldnames or ())
+        if column not in columns:
+            raise unknown(f"column of {path}", column, columns)
     words: dict[str, str] = {}
     for number, line in enumerate(lines, 2):
         name, word = line["patientId"], line["class"]

@@ -36,3 +36,8 @@ def content(path: Path, sha256: str = "") -> bytes:
             f"{path} has checksum {got[:12]}…, not {sha256[:12]}… as expected; the file is damaged "
             "or not the original: fetch it again")
     return found
+
+
+def lacking(library: str, path: Path) -> HeatproofError:
+    """The error for a library that is not installed and that a file needs."""
+    return HeatproofError(f"{library} is needed to read {path}: pip install 'heatproof[data]'")

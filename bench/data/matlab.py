@@ -13,9 +13,10 @@ import numpy as np
 
 from bench.core import Card, HeatproofError, filled
 from bench.data.catalogue import Catalogue
-from bench.data.files import absent, content, home
+from bench.data.files import absent, content, home, lacking
 from bench.data.images import Array
-from bench.data.volumes import by_peak, lacking, remembered
+from bench.data.pixels import by_peak
+from bench.data.volumes import remembered
 from bench.plugins import source, sources
 
 FIELDS = ("label", "PID", "image", "tumorMask")

@@ -90,6 +90,12 @@ class _told:  # noqa: N801  it reads as a word in a with statement
         self.image.close()
 
 
+def by_peak(image: Array) -> Array:
+    """An image (C, H, W) as uint8, its largest value 255 and 0 still 0; what is below is cut."""
+    peak = max(image.max(), 1e-30)
+    return np.asarray(np.clip(image, 0, None) * (255 / peak) + 0.5).astype(np.uint8)
+
+
 def conformed(image: Array, card: Card, what: str) -> Array:
     """An image (1 or C, H, W) uint8 as the card promises it: its channels, its size.
 

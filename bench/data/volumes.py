@@ -18,8 +18,9 @@ import numpy as np
 from bench.core import Card, HeatproofError, digest, filled, unknown
 from bench.data import lists
 from bench.data.catalogue import Catalogue
-from bench.data.files import absent, content, home
+from bench.data.files import absent, content, home, lacking
 from bench.data.images import Array
+from bench.data.pixels import by_peak
 from bench.plugins import source, sources
 from bench.store import Cache, read_json, write_json
 
@@ -223,12 +224,6 @@ def _same_shape(path: Path, volume: Array, other: Path, first: Array) -> None:
             f"{' × '.join(map(str, first.shape))} (slices, rows, columns); fetch the originals")
 
 
-def by_peak(image: Array) -> Array:
-    """An image (C, H, W) as uint8, its largest value 255 and 0 still 0; what is below is cut."""
-    peak = max(image.max(), 1e-30)
-    return np.asarray(np.clip(image, 0, None) * (255 / peak) + 0.5).astype(np.uint8)
-
-
 def _spread(volume: Array) -> Array:
     """A volume as uint8: 0 where it is 0, elsewhere 1..255 by its percentiles."""
     inside = volume != 0
@@ -296,8 +291,3 @@ def _metaimage(path: Path, sha256: str) -> Array:
         return np.asarray(SimpleITK.GetArrayFromImage(image))
     except RuntimeError:  # whose words are of another file, or of none
         raise HeatproofError(f"{path} is damaged or no volume; fetch it again") from None
-
-
-def lacking(library: str, path: Path) -> HeatproofError:
-    """The error for a library that is not installed and that a file needs."""
-    return HeatproofError(f"{library} is needed to read {path}: pip install 'heatproof[data]'")

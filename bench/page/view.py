@@ -53,7 +53,7 @@ def context(board: Board, results: Results, galleries: dict[str, Gallery]) -> di
         "additivity": _additivity(board, grids),
         "contestants": [{**found, "slug": slug(name), "label": label(board, name),
                          "link": cards.link(found["paper"]),
-                         "params": _params(board, runs, name)}
+                         "params": cards.params(board, runs, name)}
                         for name, found in board.contestants.items()],
         "cards": [{**card, "slug": slug(name), "link": cards.link(card.get("homepage", ""))}
                   for name, card in results.plan["datasets"].items()],
@@ -174,20 +174,6 @@ def _additivity(board: Board, grids: list[Grid]) -> dict[str, Any] | None:
               if name not in declared and not facts["control"] and not facts["ceiling"]]
     return {"rows": rows, "datasets": [table.dataset for table in grids], "others": len(others),
             "tolerance": tables.deviation(board.additivity["tolerance"].max())}
-
-
-def _params(board: Board, runs: list[dict[str, Any]], name: str) -> dict[str, list[str]]:
-    """The parameters of both halves; of each data set where they are not the same on all."""
-    shown = {}
-    for half in ("train", "explain"):
-        found: dict[str, dict[str, None]] = {}
-        for dataset, facts in [(run["dataset"], run["info"]["contestant"]) for run in runs
-                               if run["contestant"] == name] or [("", board.contestants[name])]:
-            text = ", ".join(f"{key} = {value}" for key, value in facts[half].items())
-            found.setdefault(text, {})[dataset] = None
-        shown[half] = [text + (f" ({', '.join(datasets)})" if len(found) > 1 else "")
-                       for text, datasets in found.items() if text]
-    return shown
 
 
 def _run(run: dict[str, Any]) -> dict[str, Any]:
