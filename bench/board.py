@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -53,6 +53,7 @@ COLUMNS = {
     "effects": ("dataset", "metric", "effect", "minuend", "subtrahend", "mean", "low", "high",
                 "reads"),
     "additivity": ("dataset", "contestant", "declared", "largest", "tolerance", "holds", "n_runs"),
+    "makings": ("dataset", "device", "versions", "contestants", "n_runs"),
     "missing": ("dataset", "contestant", "seed", "metric", "kind", "reason"),
     "nans": ("dataset", "contestant", "metric", "reason", "n"),
 }
@@ -68,11 +69,12 @@ class Board:
     """What the page prints; its frames have the columns of COLUMNS.
 
     estimates: a row for each contestant, metric and data set, also those without a number.
-    `low` and `high` are 95 % intervals, cut off where the metric's range ends; `rank` is NaN for
-    what is not ranked (ceilings, what is incomplete or barred, means that do not exist,
-    randomisation checks, a metric with a defect).
+    `low` and `high` are 95 % intervals, cut off where the metric's range ends; `rank_low` and
+    `rank_high` those of the ranks, from draws widened where seeds or units are few (see
+    Panel.ranking); `rank` is NaN for what is not ranked (ceilings, what is incomplete or barred,
+    means that do not exist, randomisation checks, a metric with a defect).
     `scaled`: see standings.scaled; NaN where nothing is ranked, and of a classifier. `p_first`: the
-    share of draws in which it ranks first, ties shared. Gauges are not among them.
+    share of these draws in which it ranks first, ties shared. Gauges are not among them.
     common: the same on the images of each seed that the networks of all ranked contestants
     classify right; subset: how many those are.
     families: the mean of the ranks in a family's metrics, ranked in turn. differences: each
@@ -96,11 +98,11 @@ class Board:
     "worse" or "not told apart", with the metric's direction in mind.
     additivity: how the maps of all `n_runs` runs that explained add up to the output; `largest` is
     the largest deviation in any of them, NaN where none is declared or it is not finite, and
-    `holds` is None where none is declared.
+    `holds` is None where none is declared. makings: see checks.makings.
     missing: `kind` is "skipped", "unsupported" or "not run"; a seed or metric of None means all.
     contestants: facts by name, in the plan's order. proofs: of each metric that was checked
     (results.PROOF). batteries: the pinned protocols (results.PLAN). resampled: data set -> the
-    levels of its bootstrap.
+    levels of its bootstrap. panels: data set -> what all of it was made of; it is not published.
     """
 
     suite: str
@@ -134,10 +136,12 @@ class Board:
     curves: Frame
     effects: Frame
     additivity: Frame
+    makings: Frame
     missing: Frame
     nans: Frame
     resampled: dict[str, tuple[str, ...]]
     notes: tuple[str, ...]
+    panels: dict[str, Panel] = field(default_factory=dict, repr=False, compare=False)
 
 
 def rank(results: Results) -> Board:
@@ -145,6 +149,7 @@ def rank(results: Results) -> Board:
     plan, missing = results.plan, _missing(results)
     frames: dict[str, list[dict[str, Any]]] = {name: [] for name in COLUMNS}
     resampled: dict[str, tuple[str, ...]] = {}
+    panels: dict[str, Panel] = {}
     notes = [f"Left out, because the plan no longer names it: {path.relative_to(results.folder)}."
              for path in results.stale]
     for dataset in dict.fromkeys(run["dataset"] for run in plan["runs"]):
@@ -157,9 +162,9 @@ def rank(results: Results) -> Board:
         measured = _measured(results, panel, planned, whole, here)
         for name, rows in measured.items():
             frames[name] += rows
-        resampled[dataset] = panel.drawn.resampled
+        resampled[dataset], panels[dataset] = panel.drawn.resampled, panel
         notes += _remarks(planned, whole, here, panel, measured)
-    frames["nans"] = _nans(results)
+    frames["nans"] = checks.nans(results)
     for name, rows in zip(("omnibus", "placings", "cliques"), standings.across(
             frames["estimates"], plan["metrics"]), strict=True):
         frames[name] = rows
@@ -170,7 +175,7 @@ def rank(results: Results) -> Board:
         suite=plan["suite"], title=plan["title"], protocol=str(plan["protocol"]),
         metrics=tuple(plan["metrics"]), proofs=plan.get("proofs", {}),
         batteries=tuple(plan.get("batteries", ())), contestants=_contestants(results),
-        resampled=resampled, notes=tuple(notes), **{**tables, "missing": missing})
+        resampled=resampled, notes=tuple(notes), panels=panels, **{**tables, "missing": missing})
 
 
 def _measured(
@@ -214,7 +219,8 @@ def _measured(
             results, panel, [m for m in every if m["family"] == GAUGE], whole),
         "curves": checks.curves(results, panel, every, whole),
         "effects": verdicts.effects(panel, compared, ranked, here),
-        "additivity": checks.additivity(results, panel.dataset, planned)}
+        "additivity": checks.additivity(results, panel.dataset, planned),
+        "makings": checks.makings(results, panel.dataset, planned)}
 
 
 def _planned(results: Results, dataset: str) -> list[str]:
@@ -278,7 +284,7 @@ def _estimates(
         at = [place[c] for c in placed]
         network = [panel.network[c] for c in placed]
         same = network if metric["family"] == CLASSIFIER else None
-        each = stats.ranks(found.drawn[:, at], metric["better"], same)
+        each = stats.ranks(panel.ranking(name, at), metric["better"], same)
         rank_low, rank_high = stats.interval(each, attained=True)
         ranked = dict(zip(placed, zip(
             stats.ranks(found.mean[at], metric["better"], same), rank_low, rank_high,
@@ -341,14 +347,6 @@ def _families(
     return rows
 
 
-def _nans(results: Results) -> list[dict[str, Any]]:
-    bad = results.scores[results.scores["value"].isna()]
-    counts = bad.groupby(
-        ["dataset", "contestant", "metric", "reason"], dropna=False, observed=True).size()
-    return [{str(key): value for key, value in row.items()}
-            for row in counts.reset_index(name="n").to_dict("records")]
-
-
 def _coverage(panel: Panel) -> dict[str, Any]:
     seeds, units = panel.drawn.seeds.shape[1], len(set(panel.units))
     found = coverage.expected(seeds, units)
@@ -370,10 +368,18 @@ def _remarks(
         remarks.append(
             f"{covered['n_seeds']} seeds and {units} are few: in simulation, what says 95 % covers "
             f"{100 * covered['coverage']:.0f} %.")
+    by_rank = coverage.expected_of_ranks(covered["n_seeds"], covered["n_units"])
+    if by_rank < coverage.ENOUGH:
+        remarks.append(
+            "in simulation, what says 95 % of a rank covers as little as "
+            f"{100 * by_rank:.0f} %.")
+    remarks += checks.mixed(measured["makings"])
     remarks += [f"{row['contestant']} is shown and not ranked: {row['detail']}."
                 for row in measured["gates"] if not row["passes"]]
     unproven = [row["contestant"] for row in measured["certificates"]
-                if row["certified"] is False and not contestants[row["contestant"]]["control"]]
+                if row["certified"] is False and row["contestant"] in whole
+                and not contestants[row["contestant"]]["control"]
+                and not contestants[row["contestant"]]["ceiling"]]
     if unproven:
         remarks.append(f"no metric that asks for the mask ranks {', '.join(unproven)}: the "
                        "networks do not go by what was planted.")

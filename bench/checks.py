@@ -168,6 +168,52 @@ def additivity(results: Results, dataset: str, planned: Sequence[str]) -> list[R
     return rows
 
 
+def makings(results: Results, dataset: str, names: Sequence[str]) -> list[Row]:
+    """On what the named contestants' runs were made: a row for each device and set of versions.
+
+    versions: those that are not the same in all rows; contestants: with their seeds where one was
+    made in several ways. The way that made most runs comes first.
+    """
+    runs = results.runs[results.runs["dataset"] == dataset]
+    ways: dict[tuple[str, tuple[tuple[str, str], ...]], dict[str, list[int]]] = {}
+    for name in names:
+        for run in runs[runs["contestant"] == name].to_dict("records"):
+            info = run["info"]
+            if not info["unsupported"]:
+                way = info["device"], tuple(sorted(
+                    (key, str(text)) for key, text in info["versions"].items()))
+                ways.setdefault(way, {}).setdefault(name, []).append(run["seed"])
+    alike = set.intersection(*(set(versions) for _, versions in ways)) if ways else set()
+    several = {name for name in names if sum(name in made for made in ways.values()) > 1}
+    rows: list[Row] = [{
+        "dataset": dataset, "device": device,
+        "versions": ", ".join(f"{key} {text}" for key, text in versions
+                              if text and (key, text) not in alike),
+        "contestants": ", ".join(
+            f"{name} (seed {', '.join(map(str, sorted(set(seeds))))})" if name in several else name
+            for name, seeds in made.items()),
+        "n_runs": sum(map(len, made.values()))} for (device, versions), made in ways.items()]
+    return sorted(rows, key=lambda row: -row["n_runs"])
+
+
+def mixed(rows: Sequence[Row]) -> list[str]:
+    """A line that tells who was made on what, if not all were made alike; see makings."""
+    ways = [f"{', '.join(filter(None, (row['device'], row['versions'])))}: {row['contestants']}"
+            for row in rows]
+    return [] if len(rows) < 2 else [
+        "runs were made on different devices or library versions, so that a small difference may "
+        f"be theirs and not the contestants'. {'; '.join(ways)}."]
+
+
+def nans(results: Results) -> list[Row]:
+    """How many samples have no number, a row for each contestant, metric and reason."""
+    bad = results.scores[results.scores["value"].isna()]
+    counts = bad.groupby(
+        ["dataset", "contestant", "metric", "reason"], dropna=False, observed=True).size()
+    return [{str(key): value for key, value in row.items()}
+            for row in counts.reset_index(name="n").to_dict("records")]
+
+
 def _in_order(
     found: Mapping[str, stats.Array], order: Iterable[str],
 ) -> Iterator[tuple[str, stats.Array]]:

@@ -12,15 +12,12 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from bench import cli_board, cli_data
+from bench import cli_board, cli_cluster, cli_data, cli_run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from bench.measure import Metric
-    from bench.run import Outcome
-    from bench.spec import RunSpec
-    from bench.suite import Suite
 
 app = typer.Typer(
     help="Explanation heatmaps, put to the proof.", no_args_is_help=True,
@@ -47,7 +44,8 @@ def root(
     _plugin_files.extend(plugin or [])
 
 
-def _load(extra: list[str] | None) -> list[str]:
+def load(extra: list[str] | None) -> list[str]:
+    """Loads the plugins, with the files that were named; returns these."""
     from bench import plugins
 
     files = [*_plugin_files, *(extra or [])]
@@ -55,6 +53,11 @@ def _load(extra: list[str] | None) -> list[str]:
     for name, error in plugins.failures.items():
         err.print(f"[yellow]plugin {escape(name)} could not be loaded:[/] {escape(error)}")
     return files
+
+
+def debugging() -> bool:
+    """Whether --debug was said."""
+    return bool(_debugging)
 
 
 @app.command("list")
@@ -69,7 +72,7 @@ def list_(
     kinds = ("methods", "datasets", "metrics", "batteries", "suites")
     if what and what not in kinds:
         raise unknown("list", what, kinds)
-    _load(plugin)
+    load(plugin)
     for kind in [what] if what else kinds:
         out.print(_table(kind))
 
@@ -113,141 +116,8 @@ def _table(kind: str) -> object:
     return table
 
 
-@app.command()
-def plan(
-    suite: str, only: Annotated[list[str] | None, typer.Option(help="A contestant.")] = None,
-    seeds: Annotated[int, typer.Option(help="Seeds 0 to N-1 instead of the suite's.")] = 0,
-    out_folder: Out = Path("results"), plugin: Plugin = None,
-) -> None:
-    """Shows what a suite would run, and what of it is finished."""
-    from rich.table import Table
-
-    from bench.results import Folder
-    from bench.store import Cache
-
-    _load(plugin)
-    found = _suite(suite, seeds)
-    runs = found.only(only or [])
-    cache = Cache()
-    out.print(_trainings(runs))
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for head in ("data set", "contestant", "network", "fold", "seed", "model", "maps", "scores"):
-        table.add_column(head)
-    for run in runs:
-        metrics = found.metrics_of(run.dataset)
-        left = len(Folder.of(run, out_folder).missing(metrics))
-        table.add_row(
-            run.dataset, escape(run.contestant.name),
-            escape(f"{run.backbone.name} {run.contestant.trainer}"), str(run.fold), str(run.seed),
-            "trained" if cache.has("models", run.model_id) else "to train",
-            "made" if cache.has("maps", run.maps_id) else "to make",
-            f"{len(metrics) - left} of {len(metrics)}")
-    out.print(table)
-    for skip in found.skipped:
-        out.print(f"[dim]skipped on {escape(skip.dataset)}: {escape(skip.reason)}[/]")
-    for name in dict.fromkeys(run.dataset for run in runs):
-        if reason := _not_here(name):
-            out.print(f"[yellow]cannot run yet:[/] {escape(reason)}")
-    models = {run.model_id for run in runs}
-    out.print(f"{len(runs)} runs on {len(models)} networks, {len(found.metrics)} metrics")
-
-
-def _trainings(runs: Sequence[RunSpec]) -> object:
-    """How each network of some runs comes about, a row for each data set and way of training."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for head in ("data set", "trainer", "network", "training", "parameters"):
-        table.add_column(head, overflow="fold")
-    rows = {}
-    for run in runs:
-        recipe, backbone = run.recipe, run.backbone
-        steps = [f"{recipe.epochs} epochs of {recipe.optimizer}", f"lr {recipe.lr:g}",
-                 f"batch {recipe.batch_size}" + (
-                     f" × {recipe.accumulate}" if recipe.accumulate > 1 else ""),
-                 recipe.schedule, *(str(table["name"]) for table in recipe.augment)]
-        if run.base:
-            steps.insert(0, f"from {run.base.contestant.trainer}")
-        train = run.contestant.train
-        rows[run.dataset, run.contestant.trainer, str(train)] = (
-            run.dataset, run.contestant.trainer,
-            backbone.name + (" (published weights)" if backbone.pretrained else ""),
-            f"weights of {run.weights}" if run.weights else ", ".join(steps),
-            ", ".join(f"{key}={value}" for key, value in train.items()))
-    for row in rows.values():
-        table.add_row(*map(escape, row))
-    return table
-
-
-def _not_here(dataset: str) -> str:
-    """Why a data set cannot be read on this machine; empty if it can."""
-    from bench import data
-    from bench.core import HeatproofError
-
-    try:
-        data.catalogue(data.card(dataset))
-    except HeatproofError as error:
-        return str(error)
-    return ""
-
-
-def _suite(name: str, seeds: int) -> Suite:
-    from bench import suite
-    from bench.core import HeatproofError
-
-    if seeds < 0:
-        raise HeatproofError("--seeds must be positive")
-    return suite.read(name, seeds=seeds)
-
-
-@app.command()
-def run(
-    suite: str,
-    only: Annotated[list[str] | None, typer.Option(help="A contestant; repeatable.")] = None,
-    seeds: Annotated[int, typer.Option(help="Seeds 0 to N-1 instead of the suite's.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")] = "auto",
-    jobs: Annotated[int, typer.Option(
-        help="Processes; 0 is one a core on a CPU (at most 8), one on a GPU.")] = 0,
-    out_folder: Out = Path("results"), plugin: Plugin = None,
-) -> None:
-    """Trains, explains and scores a suite; run it again to finish or to extend it."""
-    from bench.watch import Watch
-
-    with Watch(err, debug=bool(_debugging)) as watch:
-        if jobs != 1:
-            from bench.pool import warm
-
-            warm()
-        files = _load(plugin)
-        found = _suite(suite, seeds)
-        specs = found.only(only or [])
-        from bench.pool import Settings, execute, prepare
-
-        watch.expect(found.title, len(specs))
-        settings = prepare(
-            found, specs, Settings(out_folder, device, jobs, tuple(files)), watch.report)
-        for outcome in _until_stopped(execute(found, specs, settings, watch.report)):
-            watch.end(outcome)
-    summary = ", ".join(f"{n} {status}" for status, n in watch.counts.items())
-    where = settings.out / found.name
-    out.print(f"{escape(found.title)}: {escape(summary)} in {watch.seconds:.0f} s")
-    if failures := len(watch.failed) + len(watch.bad_input):
-        err.print(f"[red]{failures} failed;[/] what was finished is kept, and the same command "
-                  "goes on from there (--debug shows tracebacks)")
-        raise typer.Exit(1 if watch.failed else 2)
-    out.print(f"results are in {where}; next: heatproof publish {where}")
-
-
-def _until_stopped(outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
-    """The outcomes; Ctrl-C ends the command with one line and exit code 130."""
-    try:
-        yield from outcomes
-    except KeyboardInterrupt:
-        err.print("stopped; what was finished is kept, and the same command goes on from there")
-        raise typer.Exit(130) from None
-
-
-for _verb in (cli_board.publish, cli_board.compare, cli_board.show):
+for _verb in (cli_run.plan, cli_run.run, cli_run.status, cli_cluster.run_cell,
+              cli_board.publish, cli_board.compare, cli_board.show):
     app.command()(_verb)
 
 
@@ -263,7 +133,7 @@ def check(
     'metrics' proves every metric on known answers; 'mutants' plants bugs in every metric, which the
     proof has to find.
     """
-    _load(plugin)
+    load(plugin)
     from bench import plugins, testing
 
     if name in ("metrics", "mutants"):

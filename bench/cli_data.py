@@ -32,7 +32,7 @@ def list_() -> None:
     from bench import cli, data
     from bench.data import audit
 
-    cli._load(None)
+    cli.load(None)
     table = _table("name", "files", "title, licence", "images", "truth", "splits")
     with cli.err.status("looking for files"):
         for name in data.cards():
@@ -60,7 +60,7 @@ def show(
     from bench import cli, data
     from bench.data import sheet
 
-    cli._load(None)
+    cli.load(None)
     card = data.card(name)
     cli.out.print(f"[bold]{escape(card.title)}[/]")
     for head in ("task", "licence", "citation", "homepage"):
@@ -110,7 +110,7 @@ def check(name: Name) -> None:
     from bench import cli, data
     from bench.data import audit
 
-    cli._load(None)
+    cli.load(None)
     card = data.card(name)
     with _bar(f"checking {name}") as progress:
         checks = audit.check(card, progress)
@@ -135,7 +135,7 @@ def draft(
     from bench.data import draft as drafted
     from bench.data.files import data_root
 
-    cli._load(None)
+    cli.load(None)
     with _bar(f"measuring {folder}") as progress:
         found = drafted.draft(folder, name=name, progress=progress)
     if write:

@@ -92,6 +92,8 @@ def paired(results: Results, first: str, second: str, dataset: str = "") -> Answ
         if panel.network[first] != panel.network[second]:
             notes.append(f"{place}: they explain different networks, so each difference is of the "
                          "model and the explanation together.")
+        notes += [f"{place}: {line}" for line in checks.mixed(
+            checks.makings(results, place, (first, second)))]
         rows += _rows(results, panel, first, second)
     if not rows:
         raise HeatproofError(f"{first} and {second} share no metric on any data set here; "

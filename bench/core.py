@@ -235,8 +235,8 @@ class Method(ABC):
     The training half (`network`, `loss`, `prepare`, `start`, `published`, with `train_params`)
     shapes the weights; a post-hoc explainer leaves it alone. The explaining half (`supports`,
     `study`, `explain`, with `explain_params`) reads them. Both tables of parameters hold the
-    defaults on the class and the suite's values on the instance. `signed`, `additivity`
-    and `needs_grad` may depend on the parameters: set them in `__init__` then.
+    defaults on the class and the suite's values on the instance. `signed`, `additivity`,
+    `needs_grad` and `splits` may depend on the parameters: set them in `__init__` then.
     """
 
     name: ClassVar[str] = ""
@@ -263,6 +263,9 @@ class Method(ABC):
     compares the two. Empty: there is none, and no model effect is shown."""
     train_params: Mapping[str, Any] = {}
     explain_params: Mapping[str, Any] = {}
+    splits: bool = True
+    """Whether the loss of a batch is the mean of the losses of its parts, each counting `weight`;
+    if not, or with parameters that undo it, one process alone trains the network."""
     check_params: ClassVar[Mapping[str, Any]] = {}
     """Train parameters that make a network small enough for `heatproof check`."""
     check_explain: ClassVar[Mapping[str, Any]] = {}
@@ -296,6 +299,10 @@ class Method(ABC):
         logits = net(batch.x)
         # The cross-entropy in tensor methods alone, since this module imports no torch.
         return (logits.logsumexp(1) - logits.gather(1, batch.y[:, None])[:, 0]).mean()  # type: ignore[no-any-return]
+
+    def weight(self, batch: Batch) -> float:
+        """What the loss of a batch counts beside those of others: by default its images."""
+        return len(batch)
 
     def prepare(self, net: nn.Module, batches: Iterable[Batch]) -> None:  # noqa: B027
         """One pass over the training images before training (prototypes, class weights)."""

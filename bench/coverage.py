@@ -1,6 +1,7 @@
 """How often an interval that says 95 % holds the truth, by simulation: few seeds, few patients.
 
-`python -m bench.coverage` simulates the table again, prints it and rewrites coverage.json.
+Of means, and of ranks. `python -m bench.coverage` simulates both tables again, prints them and
+rewrites coverage.json.
 """
 
 from __future__ import annotations
@@ -44,8 +45,18 @@ CHOSEN = "t"
 ENOUGH = 0.93
 """Below this coverage a board says that its intervals are too narrow."""
 
+RANKED, GAPS = 8, (0.02, 0.1, 0.3)
+"""Contestants whose ranks are simulated, and what lies between the means of two neighbours, in
+standard deviations of a score: all nearly tie, some are told apart, most are. (Of "0/1", 0.3 brings
+the best so near to 1 that few images cannot tell them apart.)"""
+
+RANK_UNITS = (4, 10, 50, 200)
+RANK_CHOSEN = "widened"
+"""What `stats.widened` gives with the fewest degrees of freedom, as Panel.ranking does."""
+
 _LOG_SD, _TRUE_SHARE = 0.5, 0.8
-_REPEATS, _AT_ONCE = 4000, 50
+_REPEATS, _RANK_REPEATS, _AT_ONCE = 4000, 200, 50
+_RANK_DRAWS = 1000
 
 
 @dataclass(frozen=True)
@@ -97,15 +108,96 @@ def expected(seeds: int, units: int) -> float:
     above the largest it is that of the largest. For one seed it is the coverage of the mean of this
     training. NaN for fewer than two units: what units vary by cannot be told from one.
     """
+    return _between(seeds, units, UNITS, _mean)
+
+
+def simulate_ranks(
+    seeds: int, units: int, images_per_unit: int = 5, *, shape: str = "normal",
+    gap: float = GAPS[0], repeats: int = _RANK_REPEATS, draws: int = _RANK_DRAWS, run: int = 0,
+) -> dict[str, Covered]:
+    """The same of the ranks of RANKED contestants: of RANK_METHODS, share and mean width in ranks.
+
+    Contestants have scores as in `simulate`, each its own, and means `gap` apart (of "0/1", before
+    they are cut). What they share moves no rank, so there is none of it. The truth is the rank by
+    the means that are true there; for one seed, by those of this training. share: over all
+    contestants of `repeats` data sets.
+    """
+    generator = np.random.default_rng(
+        number_from("coverage of ranks", seeds, units, images_per_unit, shape, gap, run))
+    held: dict[str, list[np.ndarray[Any, Any]]] = {method: [] for method in RANK_METHODS}
+    width: dict[str, list[Array]] = {method: [] for method in RANK_METHODS}
+    steps = gap * np.arange(RANKED)
+    for start in range(0, repeats, _AT_ONCE):
+        size = min(_AT_ONCE, repeats - start)
+        scores, means = _world(generator, size * RANKED, seeds, units, images_per_unit, shape,
+                               np.tile(steps, size))
+        values = scores.reshape(size, RANKED, seeds, units)
+        truth = _ranks(means.reshape(size, RANKED))
+        resampled = stats.draws(seeds, range(units), "coverage", run, start, n=draws)
+        drawn = stats.means(values, resampled)
+        for method, draw in RANK_METHODS.items():
+            low, high = stats.interval(_ranks(draw(values, drawn)), attained=True)
+            held[method].append((low <= truth) & (truth <= high))
+            width[method].append(high - low)
+    return {method: Covered(float(np.concatenate(held[method]).mean()),
+                            float(np.concatenate(width[method]).mean()))
+            for method in RANK_METHODS}
+
+
+def _ranks(values: Array) -> Array:
+    """Ranks from 1, the largest, over the last axis; ties share. For a few, faster than sorting."""
+    above: Array = np.full(values.shape, 0.5)
+    for i in range(values.shape[-1]):
+        other = values[..., i:i + 1]
+        above += (other > values + 1e-12) + 0.5 * (np.abs(other - values) <= 1e-12)
+    return above
+
+
+def _widened(values: Array, drawn: Array) -> Array:
+    """Draws (D, n, C) of values (n, C, S, U), those of each n widened as Panel.ranking does."""
+    apart = values - values.mean(axis=1, keepdims=True)
+    fewest = stats.freedom(apart, range(values.shape[-1])).min(axis=-1)
+    return np.stack([stats.widened(drawn[:, i], degrees) for i, degrees in enumerate(fewest)],
+                    axis=1)
+
+
+RANK_METHODS: dict[str, Callable[[Array, Array], Array]] = {
+    "percentile": lambda _, drawn: drawn, RANK_CHOSEN: _widened}
+"""What was compared: the draws whose ranks' percentiles are the interval."""
+
+
+def expected_of_ranks(seeds: int, units: int) -> float:
+    """As `expected`, of ranks, for the one of GAPS that is covered least; 2 or 3 units are as 4.
+
+    That is mostly the smallest: who nearly tie are ordered by chance. With few units of one or two
+    seeds it is the largest, because of "0/1": there several are right in all images, and tie.
+    """
+    return _between(seeds, units, RANK_UNITS, _mean_of_ranks)
+
+
+def _between(
+    seeds: int, units: int, known: Sequence[int], mean: Callable[[int, int], float],
+) -> float:
     if seeds < 1 or units < 2:
         return float("nan")
-    by_units = [np.interp(np.log(units), np.log(UNITS), [_mean(s, u) for u in UNITS])
+    by_units = [np.interp(np.log(units), np.log(known), [mean(s, u) for u in known])
                 for s in SEEDS]
     return float(np.interp(np.log(seeds), np.log(SEEDS), by_units))
 
 
+@cache
+def _mean_of_ranks(seeds: int, units: int) -> float:
+    found = {gap: [cell["coverage"][RANK_CHOSEN] for cell in stored()["ranks"]["cells"]
+                   if (cell["seeds"], cell["units"], cell["gap"]) == (seeds, units, gap)]
+             for gap in GAPS}
+    return float(min(map(np.mean, found.values())))
+
+
 def stored() -> dict[str, Any]:
-    """coverage.json; its `cells` have seeds, units, shape, and coverage and width by method."""
+    """coverage.json; its `cells` have seeds, units, shape, and coverage and width by method.
+
+    So have the `cells` of its `ranks`, with a gap each.
+    """
     found: dict[str, Any] = json.loads(TABLE.read_text(encoding="utf-8"))
     return found
 
@@ -119,19 +211,24 @@ def _mean(seeds: int, units: int) -> float:
 
 def _world(
     generator: np.random.Generator, n: int, seeds: int, units: int, images: int, shape: str,
+    shift: Array | float = 0.0,
 ) -> tuple[Array, Array]:
-    """Means of the units' images (n, seeds, units), and the truth (n,)."""
+    """Means of the units' images (n, seeds, units), and the truth (n,).
+
+    shift: (n,), added to every score, or to where a "0/1" is cut.
+    """
     sizes = {"seed": (seeds, 1, 1), "unit": (1, units, 1), "seed x unit": (seeds, units, 1),
              "image": (1, units, images), "rest": (seeds, units, images)}
     effect = {level: np.sqrt(SHARES[level]) * _standard(generator, (n, *size), shape)
               for level, size in sizes.items()}
     scores = sum(effect.values(), np.zeros(1))
     by_seed = effect["seed"].mean(axis=(1, 2, 3)) if seeds == 1 else np.zeros(n)
+    shift = np.broadcast_to(shift, (n,))
     if shape != "0/1":
-        return scores.mean(axis=3), by_seed
-    cut = norm.ppf(_TRUE_SHARE)
+        return scores.mean(axis=3) + shift[:, None, None], by_seed + shift
+    cut = norm.ppf(_TRUE_SHARE) + shift
     left = np.sqrt(1 - SHARES["seed"]) if seeds == 1 else 1.0
-    return (scores < cut).mean(axis=3), norm.cdf((cut - by_seed) / left)
+    return (scores < cut[:, None, None, None]).mean(axis=3), norm.cdf((cut - by_seed) / left)
 
 
 def _standard(generator: np.random.Generator, size: tuple[int, ...], shape: str) -> Array:
@@ -202,26 +299,43 @@ METHODS: dict[str, Callable[[Array, Array], Ends]] = {
 
 
 def main() -> None:
-    """Simulates every cell of the table, prints it, and writes coverage.json."""
-    cells = []
-    say = sys.stdout.write
-    say(f"{'shape':8}{'seeds':>6}{'units':>6}" + "".join(f"{m:>18}" for m in METHODS) + "\n")
-    for shape in SHAPES:
-        for seeds in SEEDS:
-            for units in UNITS:
-                found = simulate(seeds, units, shape=shape, methods=tuple(METHODS))
-                say(f"{shape:8}{seeds:6}{units:6}" + "".join(
-                    f"{one.share:10.3f} ({one.width:5.2f})" for one in found.values()) + "\n")
-                sys.stdout.flush()
-                cells.append({
-                    "shape": shape, "seeds": seeds, "units": units,
-                    "coverage": {m: round(one.share, 4) for m, one in found.items()},
-                    "width": {m: round(one.width, 3) for m, one in found.items()}})
+    """Simulates every cell of both tables, prints them, and writes coverage.json."""
+    heading("shape", "seeds", "units", *METHODS)
+    cells = [cell({"shape": shape, "seeds": seeds, "units": units}, simulate(
+                 seeds, units, shape=shape, methods=tuple(METHODS)))
+             for shape in SHAPES for seeds in SEEDS for units in UNITS]
+    heading("shape", "seeds", "units", "gap", *RANK_METHODS)
+    ranks = [cell({"shape": shape, "seeds": seeds, "units": units, "gap": gap}, simulate_ranks(
+                 seeds, units, shape=shape, gap=gap))
+             for shape in SHAPES for seeds in SEEDS for units in RANK_UNITS for gap in GAPS]
+    write(cells, ranks)
+
+
+def heading(*names: str) -> None:
+    """Prints the head of a table."""
+    sys.stdout.write("".join(f"{name:>18}" if name in {**METHODS, **RANK_METHODS} else f"{name:>8}"
+                             for name in names) + "\n")
+
+
+def cell(where: dict[str, Any], found: dict[str, Covered]) -> dict[str, Any]:
+    """One cell of a table, printed too."""
+    sys.stdout.write("".join(f"{value:>8}" for value in where.values()) + "".join(
+        f"{one.share:10.3f} ({one.width:5.2f})" for one in found.values()) + "\n")
+    sys.stdout.flush()
+    return {**where, "coverage": {m: round(one.share, 4) for m, one in found.items()},
+            "width": {m: round(one.width, 3) for m, one in found.items()}}
+
+
+def write(cells: Sequence[dict[str, Any]], ranks: Sequence[dict[str, Any]]) -> None:
+    """Writes coverage.json: a line a cell."""
     head = {"level": stats.LEVEL, "chosen": CHOSEN, "images_per_unit": 5, "repeats": _REPEATS,
             "draws": stats.DRAWS, "shares": SHARES}
-    rows = ",\n".join("  " + json.dumps(cell) for cell in cells)
-    TABLE.write_text(json.dumps(head, indent=1)[:-2] + f',\n "cells": [\n{rows}\n ]\n}}\n',
-                     encoding="utf-8")
+    of_ranks = {"chosen": RANK_CHOSEN, "contestants": RANKED, "repeats": _RANK_REPEATS,
+                "draws": _RANK_DRAWS}
+    rows, more = (",\n".join("  " + json.dumps(one) for one in table) for table in (cells, ranks))
+    TABLE.write_text(
+        json.dumps(head, indent=1)[:-2] + f',\n "cells": [\n{rows}\n ],\n "ranks": '
+        + json.dumps(of_ranks)[:-1] + f', "cells": [\n{more}\n ]}}\n}}\n', encoding="utf-8")
 
 
 if __name__ == "__main__":

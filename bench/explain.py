@@ -32,14 +32,14 @@ def maps(
 ) -> Tensor:
     """The native maps (N, h, w) of a batch, from the cache or made now and kept there."""
     path = cache.path("maps", spec.maps_id)
-    if path.is_file():
-        arrays, facts = read_arrays(path)
-        if facts != list(batch.key):
-            raise HeatproofError(f"{path} holds maps of other images; delete it and run again")
-        return torch.from_numpy(arrays["maps"]).to(batch.x.device)
-    made = explained(method, net, batch, target)
-    write_arrays(path, {"maps": made.cpu().numpy()}, list(batch.key))
-    return made
+    if not path.is_file():
+        made = explained(method, net, batch, target)
+        if write_arrays(path, {"maps": made.cpu().numpy()}, list(batch.key), once=True):
+            return made
+    arrays, facts = read_arrays(path)
+    if facts != list(batch.key):
+        raise HeatproofError(f"{path} holds maps of other images; delete it and run again")
+    return torch.from_numpy(arrays["maps"]).to(batch.x.device)
 
 
 def explained(method: Method, net: nn.Module, batch: Batch, target: Tensor) -> Tensor:

@@ -310,3 +310,10 @@ def device_named(name: str) -> torch.device:
             f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); try --device cpu"
         ) from None
     return device
+
+
+def devices_of(name: str) -> tuple[str, ...]:
+    """The devices that a name stands for: "cuda" for each of the machine's GPUs."""
+    if name == "cuda":
+        return tuple(f"cuda:{i}" for i in range(torch.cuda.device_count()))
+    return (name,)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Hashable, Mapping, Sized
+from collections.abc import Container, Hashable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -56,7 +56,8 @@ class Panel:
     @classmethod
     def of(cls, results: Results, dataset: str) -> Panel:
         """One data set's scores; those of a metric that draws are averaged a sample."""
-        frame = results.scores[results.scores["dataset"] == dataset]
+        frame = results.scores.loc[results.scores["dataset"] == dataset,
+                                   ["run", "contestant", "key", "value", "metric"]]
         found = results.runs[results.runs["dataset"] == dataset].sort_values(["seed", "fold"])
         trained = {run["run"]: run for run in found.to_dict("records")}
         which, runs = pd.factorize(frame["run"])
@@ -77,6 +78,7 @@ class Panel:
             seen[at] = True
             values[metric], scored[metric] = _placed(value[here], at, shape), seen
         samples = results.samples[results.samples["dataset"] == dataset]
+        samples = samples.drop_duplicates("key", keep="last")
         group = dict(zip(samples["key"], samples["group"], strict=True))
         # Images of one patient are no independent evidence: the patient is drawn whole.
         units: list[Hashable] = [group.get(key) or key for key in keys] or [""]
@@ -139,6 +141,22 @@ class Panel:
         if metric not in self._made:
             self._made[metric] = self.estimate(self.value[metric])
         return self._made[metric]
+
+    def ranking(self, metric: str, at: Sequence[int]) -> stats.Array:
+        """The draws (D, len(at)) by which the contestants at some places are ranked in a metric.
+
+        They are `stats.widened` by the fewest degrees of freedom of any of them. What moves all of
+        them moves no rank, so the freedom is that of their distances from their common mean.
+        """
+        value = self.value[metric][list(at)]
+        finite = np.isfinite(value)
+        n = finite.sum(axis=0)
+        common = np.divide(np.where(finite, value, 0.0).sum(axis=0), n, where=n > 0,
+                           out=np.full(n.shape, np.nan))
+        freedom = stats.freedom(value - common, self.units)
+        known = freedom[np.isfinite(freedom)]
+        return stats.widened(self.estimated(metric).drawn[:, list(at)],
+                             float(known.min()) if known.size else float("nan"))
 
     def differences(
         self, metric: dict[str, Any], pairs: list[tuple[str, str]],

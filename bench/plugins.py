@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
+import importlib.abc
 import importlib.util
 import inspect
 import pkgutil
+import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
@@ -15,6 +19,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from bench.core import PLAIN, HeatproofError, Method, Plain, unknown
 from bench.measure import Metric, Scores
+from bench.store import write_bytes
 
 GROUP = "bench.plugins"
 T = TypeVar("T")
@@ -64,6 +69,15 @@ _ALL: tuple[Registry[Any], ...] = (methods, metrics, sources)
 failures: dict[str, str] = {}
 """Plugins that could not be loaded, each with its error. They harm nothing else."""
 _loaded: dict[str, str] = {}
+"""What was loaded: an installed plugin, or the path of a file -> the mark of its content."""
+_loading: list[str] = []
+"""The mark of the plugin file that is being loaded."""
+
+
+def _marked(version: str) -> str:
+    """A version as it enters the ids: what a plugin file registers bears the file's mark too."""
+    marks = [mark for mark in _loading if not version.endswith(mark)]
+    return "+".join([version, *marks] if version else marks)
 
 
 def method(name: str) -> Callable[[M], M]:
@@ -73,6 +87,7 @@ def method(name: str) -> Callable[[M], M]:
             raise HeatproofError(f"method {name!r} must be a class derived from bench.Method")
         methods.add(name, cls, cls.__module__)
         cls.name = name
+        cls.version = _marked(cls.version)
         return cls
     return register
 
@@ -88,7 +103,8 @@ def metric(
     def register(score: Callable[..., Scores]) -> Callable[..., Scores]:
         metrics.add(name, Metric(
             name=name, title=title, family=family, better=better, score=score, needs=tuple(needs),
-            params=dict(params or {}), version=version, paper=paper, about=about, track=track,
+            params=dict(params or {}), version=_marked(version), paper=paper, about=about,
+            track=track,
             formula=formula, range=range, units=units, passes=passes, departures=tuple(departures),
             order=tuple(order), holds=tuple(holds), defect=defect), score.__module__)
         return score
@@ -101,7 +117,7 @@ def source(name: str, *, version: str = "1") -> Callable[[Callable[..., Any]], C
     Raise `version` when the same files would give other images, masks, labels or splits.
     """
     def register(read: Callable[..., Any]) -> Callable[..., Any]:
-        sources.add(name, (read, version), read.__module__)
+        sources.add(name, (read, _marked(version)), read.__module__)
         return read
     return register
 
@@ -154,20 +170,85 @@ def load(files: Sequence[str | Path] = ()) -> None:
     for point in points:
         _once(f"{point.name} = {point.value}", lambda point=point: _walk(point))  # type: ignore[misc]
     for file in files:
-        path = Path(file).resolve()
-        if not path.is_file():
-            raise HeatproofError(f"there is no plugin file {file}")
-        _once(str(path), lambda path=path: _import(path))  # type: ignore[misc]
+        path, content = _read(file)
+        mark = _mark(content)
+        if _loaded.get(str(path), mark) != mark:
+            raise HeatproofError(
+                f"plugin {file} has changed since it was loaded; start the command anew")
+        if mark in _loaded.values():  # the same content under another path is the same plugin
+            continue
+        _once(str(path), lambda path=path, content=content: _import(path, content), mark)  # type: ignore[misc]
         if error := failures.pop(str(path), None):
             _loaded.pop(str(path))
             raise HeatproofError(f"plugin {file} failed: {error}")
 
 
-def _once(name: str, load_it: Callable[[], None]) -> None:
+def carried(files: Sequence[str | Path], folder: Path) -> tuple[Path, ...]:
+    """Copies of plugin files that no later edit reaches: folder/MARK/NAME.py, written once.
+
+    A copy registers the same names with the same versions as its original. Raises HeatproofError
+    for a file that imports a module which lies beside it and is not installed: the copy would not
+    find it, and the mark does not cover it. What else it reads from beside itself is not noticed.
+    """
+    copies = []
+    for file in files:
+        path, content = _read(file)
+        if beside := _beside(path, content):
+            raise HeatproofError(
+                f"plugin {file} imports {' and '.join(beside)} from beside itself, which cannot "
+                "travel with it; make them one package with the entry point bench.plugins, and "
+                "pip install it")
+        copies.append(folder.resolve() / _mark(content) / path.name)
+        write_bytes(copies[-1], content, once=True)
+    return tuple(copies)
+
+
+def _read(file: str | Path) -> tuple[Path, bytes]:
+    path = Path(file).resolve()
+    if not path.is_file():
+        raise HeatproofError(f"there is no plugin file {file}")
+    if path.suffix != ".py":
+        raise HeatproofError(f"plugin {file} is no Python file; its name must end in .py")
+    return path, path.read_bytes()
+
+
+def _mark(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:12]
+
+
+def _beside(path: Path, content: bytes) -> list[str]:
+    """The modules that a file imports from its own folder, found without running it."""
+    try:
+        nodes = list(ast.walk(ast.parse(content)))
+    except (SyntaxError, ValueError) as error:
+        raise HeatproofError(f"plugin {path} failed: {error}") from None
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in nodes
+              if isinstance(node, ast.ImportFrom) and node.module and not node.level}
+    near = sorted(top for top in {name.partition(".")[0] for name in names}
+                  if (path.parent / f"{top}.py").is_file() or (path.parent / top).is_dir())
+    return [name for name in near if not _is_installed(name)]
+
+
+def _is_installed(name: str) -> bool:
+    """Whether another process finds a module, in whatever folder it is started."""
+    code = "import importlib.util, sys; sys.exit(importlib.util.find_spec(sys.argv[1]) is None)"
+    # -E and -P leave out PYTHONPATH and the current folder, which are of this command alone.
+    found = subprocess.run(  # noqa: S603
+        [sys.executable, "-E", "-P", "-c", code, name], capture_output=True, check=False)
+    return found.returncode == 0
+
+
+def files() -> tuple[str, ...]:
+    """The plugin files that are loaded."""
+    return tuple(path for path, mark in _loaded.items() if mark)
+
+
+def _once(name: str, load_it: Callable[[], None], mark: str = "") -> None:
     if name in _loaded:
         return
     before = [(dict(r.things), dict(r.origins)) for r in _ALL]
-    _loaded[name] = ""
+    _loaded[name] = mark
     try:
         load_it()
     except Exception as error:
@@ -187,15 +268,32 @@ def _walk(point: EntryPoint) -> None:
             importlib.import_module(info.name)
 
 
-def _import(path: Path) -> None:
-    name = f"heatproof_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise HeatproofError(f"plugin {path} is no Python file")
+class _Held(importlib.abc.SourceLoader):
+    """Gives a module the content that was hashed, not bytecode or an edit of the same second."""
+
+    def __init__(self, path: Path, content: bytes) -> None:
+        self.path, self.content = path, content
+
+    def get_filename(self, fullname: str) -> str:
+        return str(self.path)
+
+    def get_data(self, path: bytes | str) -> bytes:
+        return self.content
+
+
+def _import(path: Path, content: bytes) -> None:
+    mark = _mark(content)
+    # Of content and not of place: a copy elsewhere pickles as the same.
+    name = "_".join(("heatproof_plugin", re.sub(r"\W", "_", path.stem), mark))
+    spec = importlib.util.spec_from_loader(name, _Held(path, content))
+    assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    _loading.append(mark)
     try:
         spec.loader.exec_module(module)
     except BaseException:
         sys.modules.pop(name, None)
         raise
+    finally:
+        _loading.pop()

@@ -20,19 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from bench import data, nets, plugins
-from bench.battery import Ask
+from bench.cells import Cell, holder, missing, planned, take_over, work
 from bench.core import HeatproofError
-from bench.proofs import proof
-from bench.results import (
-    Folder,
-    check_protocol,
-    has_proof,
-    identity,
-    proof_path,
-    write_plan,
-    write_proof,
-)
-from bench.run import Outcome, Place, fit, run, splits_of
+from bench.results import Folder, check_protocol, write_plan
+from bench.run import Outcome, Place, splits_of
 from bench.spec import RunSpec
 from bench.store import Cache
 from bench.suite import Suite
@@ -49,6 +40,11 @@ class Settings:
     device: str = "cpu"
     jobs: int = 1
     plugin_files: tuple[str, ...] = ()
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices that several processes share out: each of the machine's GPUs."""
+        return nets.devices_of(self.device)
 
 
 def prepare(
@@ -75,7 +71,8 @@ def prepare(
         for spec in todo:
             nets.check(spec.backbone)
     device = str(nets.device_named(settings.device))
-    jobs = settings.jobs or (1 if device.startswith("cuda") else min(os.cpu_count() or 1, 8))
+    gpus = len(nets.devices_of(device)) if device.startswith("cuda") else 0
+    jobs = settings.jobs or gpus or min(os.cpu_count() or 1, 8)
     write_plan(settings.out, suite.plan())
     return replace(settings, device=device, jobs=jobs)
 
@@ -91,6 +88,45 @@ def _hold(
     data.held(name, split, fold, progress=progress)
 
 
+class Schedule:
+    """Which cells can be worked on, as others end. One that fails fails the runs that need it."""
+
+    def __init__(self, left: Mapping[str, Cell]) -> None:
+        self.left = dict(left)
+        self._needs = {key: {need for need in cell.needs if need in left}
+                       for key, cell in left.items()}
+        self._needed: dict[str, list[str]] = {}
+        for key, needs in self._needs.items():
+            for need in needs:
+                self._needed.setdefault(need, []).append(key)
+        self._free = [key for key, needs in self._needs.items() if not needs]
+
+    def ready(self) -> list[Cell]:
+        """The cells that wait for none; each is given once."""
+        free, self._free = self._free, []
+        return [self.left[key] for key in free]
+
+    def end(self, cell: Cell, outcome: Outcome) -> list[Outcome]:
+        """Takes note of how a cell ended. Returns what a person wants to know: how a run ended, and
+        what else cannot be done.
+        """
+        del self.left[cell.key]
+        told = [outcome] if cell.stage == "score" or (
+            cell.stage == "prove" and outcome.failures) else []
+        for key in self._needed.get(cell.key, ()):
+            if key not in self.left:
+                continue
+            if outcome.failures:
+                other = self.left[key]
+                told += self.end(other, Outcome(
+                    other.name, "failed", False, dict(outcome.failures), dict(outcome.bad_input)))
+            else:
+                self._needs[key].discard(cell.key)
+                if not self._needs[key]:
+                    self._free.append(key)
+        return told
+
+
 def execute(
     suite: Suite, specs: Sequence[RunSpec], settings: Settings,
     report: Callable[[Event], None],
@@ -99,71 +135,34 @@ def execute(
 
     A network that fails to train fails the runs that need it, and no others.
     """
-    todo = []
-    for spec in specs:
-        if Folder.of(spec, settings.out).is_whole(suite.metrics_of(spec.dataset)):
-            yield Outcome(spec.cell, "finished before")
-        else:
-            todo.append(spec)
-    unproven = [ask for ask in suite.asked if not has_proof(
-        proof_path(settings.out, suite.name, ask.name), ask.metric())]
-    if not todo and not unproven:
+    place = Place(settings.out, Cache(), settings.device)
+    cells = planned(suite, specs)
+    left = missing(cells, place)
+    for cell in cells.values():
+        if cell.stage == "score" and cell.key not in left:
+            yield Outcome(cell.name, "finished before")
+    if not left:
         return
+    schedule = Schedule(left)
     if settings.jobs == 1:
-        _compute_alike()
-        for ask in unproven:
-            report((ask.name, "prove", 0, 1))
-            _prove(suite.name, ask, settings.out)
-        yield from _here(suite, todo, settings, report)
+        compute_alike()
+        yield from _here(schedule, place, report)
     else:
-        yield from _pooled(suite, todo, unproven, settings, report)
-
-
-def _prove(suite: str, ask: Ask, out: Path) -> None:
-    """Puts one metric, with its parameters, through the lab of known answers, for the board."""
-    metric = ask.metric()
-    write_proof(proof_path(out, suite, ask.name), {"metric": identity(metric), **proof(metric)})
-
-
-@dataclass(frozen=True)
-class _Model:
-    """One training, and the runs that need its network and no other training first."""
-
-    spec: RunSpec
-    runs: list[RunSpec]
-
-
-def _models(specs: Sequence[RunSpec]) -> dict[str, _Model]:
-    """The models of some runs by their ids; one that another starts from comes before it."""
-    models: dict[str, _Model] = {}
-
-    def model(spec: RunSpec) -> _Model:
-        if spec.base:
-            model(spec.base)
-        return models.setdefault(spec.model_id, _Model(spec, []))
-
-    for spec in specs:
-        model(spec).runs.append(spec)
-    return models
+        yield from _Pool(schedule, settings, place, report).outcomes()
 
 
 def _here(
-    suite: Suite, todo: Sequence[RunSpec], settings: Settings, report: Callable[[Event], None],
+    schedule: Schedule, place: Place, report: Callable[[Event], None],
 ) -> Iterator[Outcome]:
-    place = Place(settings.out, Cache(), settings.device)
-    failed: dict[str, Outcome] = {}
-    for name, model in _models(todo).items():
-        base = model.spec.base
-        fitted = failed.get(base.model_id) if base else None
-        fitted = fitted or fit(model.spec, _reporting(place, model.spec.cell, report))
-        if fitted.failures:
-            failed[name] = fitted
-        for spec in model.runs:
-            yield _blamed(spec, fitted) if fitted.failures else run(
-                spec, suite.metrics_of(spec.dataset), _reporting(place, spec.cell, report))
+    waiting = schedule.ready()
+    while waiting:
+        cell = waiting.pop(0)
+        yield from schedule.end(cell, work(cell, reporting(place, cell.name, report)))
+        # What has just become possible comes first: its network is still in memory's caches.
+        waiting = schedule.ready() + waiting
 
 
-def _compute_alike() -> None:
+def compute_alike() -> None:
     """Makes this process compute what any other would: one thread, no choice of algorithm."""
     import torch
 
@@ -173,79 +172,93 @@ def _compute_alike() -> None:
     torch.backends.cudnn.allow_tf32 = False  # ten bits of mantissa would part it from a CPU
 
 
-def _reporting(place: Place, cell: str, report: Callable[[Event], None]) -> Place:
+def reporting(place: Place, cell: str, report: Callable[[Event], None]) -> Place:
+    """A place whose progress is reported under the name of a cell."""
     return replace(
         place, progress=lambda what, done, total: report((cell, what, done, total)))
 
 
-def _blamed(spec: RunSpec, fitted: Outcome) -> Outcome:
-    """The outcome of a run whose network could not be trained."""
-    return Outcome(spec.cell, "failed", False, dict(fitted.failures), dict(fitted.bad_input))
+DEATHS = 2
+"""How many deaths of its process a cell is given before it counts as failed."""
 
 
-def _pooled(
-    suite: Suite, todo: Sequence[RunSpec], unproven: Sequence[Ask], settings: Settings,
-    report: Callable[[Event], None],
-) -> Iterator[Outcome]:
-    context = _context()
-    events: Any = context.Queue()
-    models = _models(todo)
-    asked = {ask.name: ask for ask in suite.asked}
-    wanted = {name: [asked[metric.name] for metric in suite.metrics_of(name)]
-              for name in suite.cards}
-    workers = min(settings.jobs, len(todo) + len(unproven))
-    pool = ProcessPoolExecutor(
-        workers, context, initializer=_start,
-        initargs=(settings, events, dict(os.environ)))
-    waiting: dict[Future[Outcome | None], tuple[str, RunSpec | None]] = {
-        pool.submit(_fit, model.spec): ("fit", model.spec)
-        for model in models.values() if model.spec.base is None}
-    waiting |= {pool.submit(_prove, suite.name, ask, settings.out): ("prove", None)
-                for ask in unproven}
-    try:
-        while waiting:
-            done, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
+class _Pool:
+    """Several processes. When one dies, what it was at is tried again, alone, in new ones."""
+
+    def __init__(
+        self, schedule: Schedule, settings: Settings, place: Place,
+        report: Callable[[Event], None],
+    ) -> None:
+        self.schedule, self.settings, self.place, self.report = schedule, settings, place, report
+        self.context = _context()
+        self.waiting: list[Cell] = []
+        self.alone: list[Cell] = []
+        """Cells over which a process died: each is tried by itself, so that it harms no other."""
+        self.died: dict[str, int] = {}
+        self.under_way: dict[Future[Outcome], Cell] = {}
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """How each run ended, as they end."""
+        while self.schedule.left:
+            events: Any = self.context.Queue()
+            pool = self._started(events)
+            try:
+                yield from self._worked(pool, events)
+            except BrokenProcessPool:
+                yield from self._recovered(pool)
+            finally:
+                # Ctrl-C, or a consumer that stops: the workers end now, not after their cell. They
+                # write whole files or none, so nothing is harmed.
+                if self.under_way:
+                    for process in list(getattr(pool, "_processes", None) or {}).copy():
+                        with contextlib.suppress(OSError):
+                            os.kill(process, signal.SIGKILL)
+                pool.shutdown(wait=not self.under_way, cancel_futures=True)
+                self.under_way.clear()
+
+    def _started(self, events: Any) -> ProcessPoolExecutor:
+        workers = min(self.settings.jobs, len(self.schedule.left))
+        devices: Any = self.context.Queue()
+        for worker in range(workers):
+            devices.put(self.settings.devices[worker % len(self.settings.devices)])
+        return ProcessPoolExecutor(workers, self.context, initializer=_start, initargs=(
+            self.settings, devices, events, dict(os.environ)))
+
+    def _worked(self, pool: ProcessPoolExecutor, events: Any) -> Iterator[Outcome]:
+        while self.schedule.left:
+            self.waiting += self.schedule.ready()
+            while self.waiting and not self.alone:
+                cell = self.waiting.pop(0)
+                self.under_way[pool.submit(_work, cell)] = cell
+            if self.alone and not self.under_way:
+                cell = self.alone.pop(0)
+                self.under_way[pool.submit(_work, cell)] = cell
+            done, _ = wait(self.under_way, timeout=0.2, return_when=FIRST_COMPLETED)
             with contextlib.suppress(queue.Empty):
                 while True:
-                    report(events.get_nowait())
+                    self.report(events.get_nowait())
             for future in done:
-                kind, spec = waiting.pop(future)
                 outcome = future.result()
-                if spec is None or outcome is None:
-                    continue
-                if kind == "run":
-                    yield outcome
-                elif outcome.failures:
-                    yield from (_blamed(s, outcome) for s in _needing(spec.model_id, models))
-                else:
-                    waiting |= {
-                        pool.submit(_fit, s): ("fit", s) for s in _next(spec.model_id, models)}
-                    waiting |= {
-                        pool.submit(_run, s, wanted[s.dataset]): ("run", s)
-                        for s in models[spec.model_id].runs}
-    except BrokenProcessPool:
-        raise HeatproofError(
-            "a worker process died (killed, or out of memory); what was finished is kept: run "
-            "the same command again, with a smaller --jobs if memory was short") from None
-    finally:
-        # Ctrl-C, or a consumer that stops: the workers end now, not after their run. They write
-        # whole files or none, so nothing is harmed.
-        if waiting:
-            for process in list(getattr(pool, "_processes", {}).values()):
-                process.kill()
-        pool.shutdown(wait=not waiting, cancel_futures=True)
+                yield from self.schedule.end(self.under_way.pop(future), outcome)
 
-
-def _next(base: str, models: Mapping[str, _Model]) -> list[RunSpec]:
-    """The trainings that start from a model."""
-    return [model.spec for model in models.values()
-            if model.spec.base and model.spec.base.model_id == base]
-
-
-def _needing(failed: str, models: Mapping[str, _Model]) -> list[RunSpec]:
-    """The runs that cannot be made without a model: its own, and those of what starts from it."""
-    return models[failed].runs + [
-        run for spec in _next(failed, models) for run in _needing(spec.model_id, models)]
+    def _recovered(self, pool: ProcessPoolExecutor) -> Iterator[Outcome]:
+        """Sorts the cells that were under way when a worker died, and drops those that kill."""
+        for cell in self.under_way.values():
+            held = holder(cell.key, self.place.cache)
+            # The executor ends all workers when one dies, so none of ours is at work any more.
+            if not held or held.who["parent"] != os.getpid():
+                self.waiting.append(cell)
+                continue
+            take_over(cell, self.place.cache, held)
+            self.died[cell.key] = self.died.get(cell.key, 0) + 1
+            if self.died[cell.key] > DEATHS:
+                why = (f"the process that worked on it died {self.died[cell.key]} times (killed, "
+                       "or out of memory); run the same command again with more memory")
+                yield from self.schedule.end(
+                    cell, Outcome(cell.name, "failed", False, {cell.stage: why}))
+            else:
+                self.alone.append(cell)
+        self.under_way.clear()
 
 
 def _context() -> Any:
@@ -272,7 +285,7 @@ _PRELOAD = ("bench.pool", "timm", "captum.attr", "quantus", "sklearn.datasets")
 _worker: dict[str, Any] = {}
 
 
-def _start(settings: Settings, events: Any, environment: dict[str, str]) -> None:
+def _start(settings: Settings, devices: Any, events: Any, environment: dict[str, str]) -> None:
     """Prepares a worker: one thread, the plugins, and an end when its parent ends."""
     os.environ.update(environment)  # the server's is as old as the server
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
@@ -282,16 +295,11 @@ def _start(settings: Settings, events: Any, environment: dict[str, str]) -> None
             parent.join()
             os._exit(1)
         threading.Thread(target=follow, daemon=True).start()
-    _compute_alike()
+    compute_alike()
     plugins.load(settings.plugin_files)
-    _worker["place"] = Place(settings.out, Cache(), settings.device)
+    _worker["place"] = Place(settings.out, Cache(), devices.get())
     _worker["report"] = events.put
 
 
-def _fit(spec: RunSpec) -> Outcome:
-    return fit(spec, _reporting(_worker["place"], spec.cell, _worker["report"]))
-
-
-def _run(spec: RunSpec, wanted: Sequence[Ask]) -> Outcome:
-    metrics = [ask.metric() for ask in wanted]
-    return run(spec, metrics, _reporting(_worker["place"], spec.cell, _worker["report"]))
+def _work(cell: Cell) -> Outcome:
+    return work(cell, reporting(_worker["place"], cell.name, _worker["report"]))

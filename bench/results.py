@@ -72,7 +72,7 @@ RUN = {
     "unsupported": "null, or why this explainer cannot serve this network (then no scores follow)",
     "versions": "Python and the libraries that the numbers depend on",
     "git": "commit of the checkout, or empty",
-    "device": "what it ran on",
+    "device": "what it ran on, and how many processes trained the network if several did",
     "checkpoint": "sha256 of the checkpoint's file",
     "measured": "seconds by stage, and passes: images that went through the network for one map; "
                 "this block alone may differ between two runs of one spec",
@@ -145,8 +145,16 @@ class Folder:
             return False
         if run["unsupported"]:
             return True
-        return (not self.missing(metrics) and (self.path / "samples.parquet").is_file()
-                and {m.name for m in metrics} <= set(run["metrics"]))
+        if not (self.path / "samples.parquet").is_file():
+            return False
+        if not {metric.name for metric in metrics} <= set(run["metrics"]):
+            return False
+        # What run.json says of a metric is as good as the word in its file, and read at once.
+        alike = all(run["metrics"][metric.name][key] == value
+                    for metric in metrics for key, value in identity(metric).items())
+        if alike:
+            return all(self.score_path(metric.name).is_file() for metric in metrics)
+        return not self.missing(metrics)
 
     def write_samples(self, columns: Mapping[str, Any]) -> None:
         """Writes samples.parquet from one array or list a column of SAMPLES."""
@@ -174,7 +182,7 @@ class Folder:
 
     def write_media(self, arrays: Mapping[str, np.ndarray[Any, Any]], facts: object) -> None:
         """Writes the gallery's arrays; see MEDIA."""
-        write_arrays(self.path / "media" / "images.safetensors", arrays, facts)
+        write_arrays(self.path / "media" / "images.safetensors", arrays, facts, once=True)
 
     def write_run(self, run: Mapping[str, Any]) -> None:
         """Writes run.json, the last file of a run. A key that RUN does not explain raises."""
@@ -375,4 +383,4 @@ def _write_table(path: Path, table: pa.Table) -> None:
     with told(path):
         sink = io.BytesIO()
         pq.write_table(table, sink, compression="zstd", use_dictionary=False)
-        write_bytes(path, sink.getvalue())
+        write_bytes(path, sink.getvalue(), once=True)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench import data, explain, metrics, train
+from bench import data, explain, metrics, parallel, train
 from bench.certificate import AT_LEAST, AT_MOST, certify
 from bench.core import HOME, Batch, HeatproofError, Method, digest
 from bench.data.images import Batches, Images
@@ -57,6 +57,8 @@ class Place:
     cache: Cache
     device: str = "cpu"
     progress: Callable[[str, int, int], None] = silent
+    processes: int = 1
+    """Processes that share one training; from the cluster's profile."""
 
 
 def fit(spec: RunSpec, place: Place) -> Outcome:
@@ -145,8 +147,34 @@ def network(spec: RunSpec, place: Place) -> train.Fitted:
 
     Raises what `train.fitted` and the data set's source raise.
     """
-    return train.fitted(trainer_of(spec), spec, material(spec, place), place.cache,
-                        device=torch.device(place.device), progress=place.progress)
+    trainer, progress, shared = trainer_of(spec), place.progress, None
+    if place.processes > 1 and spec.recipe.epochs:
+        if trainer.splits:
+            shared = partial(_share_out, spec, place)
+        else:
+            def progress(what: str, done: int, total: int) -> None:
+                place.progress(f"{what} (one process: its loss is of whole batches)", done, total)
+    return train.fitted(trainer, spec, material(spec, place), place.cache,
+                        device=torch.device(place.device), progress=progress, shared=shared)
+
+
+def _share_out(spec: RunSpec, place: Place) -> None:
+    """Has the network of a spec trained by several processes."""
+    if spec.base:
+        network(spec.base, place)  # before them, so that they find it
+    parallel.launch(
+        _share, spec, replace(place, progress=silent, processes=1),
+        processes=min(place.processes, spec.recipe.batch_size),
+        device=torch.device(place.device), progress=place.progress)
+
+
+def _share(
+    spec: RunSpec, place: Place, team: parallel.Team, device: torch.device,
+    progress: Callable[[str, int, int], None],
+) -> None:
+    place = replace(place, device=str(device))
+    train.share(trainer_of(spec), spec, material(spec, place), place.cache,
+                device=device, progress=progress, team=team)
 
 
 def material(spec: RunSpec, place: Place) -> train.Material:
@@ -302,9 +330,10 @@ def _facts(
         "certificate": found.get("certificate"),
         "metrics": {metric.name: metric.facts() for metric in scored},
         "unsupported": unsupported,
-        "versions": _versions(),
+        "versions": _versions(torch.device(place.device).type),
         "git": _commit(),
-        "device": _device_name(place.device),
+        "device": _device_name(place.device) + (
+            f"; trained by {fitted.processes} processes" if fitted.processes > 1 else ""),
         "checkpoint": fitted.checkpoint,
         "measured": measured,
     }
@@ -315,19 +344,32 @@ def _measured_before(folder: Folder) -> dict[str, Any]:
     return dict(read_json(path)["measured"]) if path.is_file() else {}
 
 
-@lru_cache(maxsize=1)
-def _versions() -> dict[str, str]:
-    return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
+@lru_cache
+def _versions(kind: str) -> dict[str, str]:
+    found = {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
+    if kind == "cuda":
+        cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+        found |= {"cuda": torch.version.cuda or "", "driver": _driver(), "cudnn": str(cudnn or "")}
+    return found
+
+
+def _driver() -> str:
+    """The version of NVIDIA's driver, which torch does not tell; empty if it cannot be read."""
+    return next(iter(_said(
+        "nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").split()), "")
 
 
 @lru_cache(maxsize=1)
 def _commit() -> str:
-    if not (HOME / ".git").exists():
-        return ""
+    found = (HOME / ".git").exists()
+    return _said("git", "-C", str(HOME), "rev-parse", "HEAD") if found else ""
+
+
+def _said(*command: str) -> str:
+    """What a program says; empty if it cannot be asked."""
     try:
         found = subprocess.run(  # noqa: S603
-            ["git", "-C", str(HOME), "rev-parse", "HEAD"],  # noqa: S607
-            capture_output=True, text=True, check=True, timeout=10)
+            command, capture_output=True, text=True, check=True, timeout=30)
     except (OSError, subprocess.SubprocessError):
         return ""
     return found.stdout.strip()

@@ -1,13 +1,17 @@
 """Files that are whole or absent: atomic writes, and the content-addressed cache.
 
 Layout of the cache: `KIND/ab/ab….safetensors` for what is finished (`models`, `maps`), and
-`wip/ID.safetensors` for a training under way. Nothing in it is a pickle.
+`wip/ID.safetensors` for a training under way. Nothing in it is a pickle. What names its content is
+written once: of two writers the first wins, and a reader keeps the file that it opened.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -38,8 +42,12 @@ def told(path: Path, verb: str = "write") -> Iterator[None]:
             "so make room and run the same command again") from error
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Puts `content` at `path`, whole or not at all: temporary name, fsync, rename."""
+def write_bytes(path: Path, content: bytes, *, once: bool = False) -> bool:
+    """Puts `content` at `path`, whole or not at all: temporary name, fsync, rename.
+
+    `once` leaves a file that is there already, also one that another process puts there at the same
+    time. Returns whether the content is ours.
+    """
     with told(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
@@ -48,9 +56,43 @@ def write_bytes(path: Path, content: bytes) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
+            if once:
+                return _linked(temporary, path)
             temporary.replace(path)
+            return True
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _linked(temporary: Path, path: Path) -> bool:
+    """Gives a file its name unless the name is taken; whether it was given."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without links
+        if path.exists():
+            return False
+        temporary.replace(path)
+    return True
+
+
+LEFT = re.compile(r"\..+\.[0-9a-f]{8}")
+"""The temporary names that `write_bytes` gives."""
+
+
+def sweep(folder: Path, *, older: float = 7 * 86400) -> int:
+    """Deletes the temporary files below a folder that a killed process left; how many.
+
+    older: seconds since they were written, so that nobody can still be writing them.
+    """
+    swept = 0
+    for path in folder.rglob(".*"):
+        with contextlib.suppress(OSError):
+            if LEFT.fullmatch(path.name) and time.time() - path.stat().st_mtime > older:
+                path.unlink()
+                swept += 1
+    return swept
 
 
 def write_json(path: Path, value: object) -> None:
@@ -69,10 +111,15 @@ def read_json(path: Path) -> Any:
         raise HeatproofError(f"{path} is damaged ({error}); delete it and run again") from None
 
 
-def write_arrays(path: Path, arrays: Arrays, facts: object = None) -> None:
-    """Puts arrays, and facts as JSON, at `path` as safetensors: the same input, the same bytes."""
+def write_arrays(
+    path: Path, arrays: Arrays, facts: object = None, *, once: bool = False,
+) -> bool:
+    """Puts arrays, and facts as JSON, at `path` as safetensors: the same input, the same bytes.
+
+    `once` and what is returned are those of `write_bytes`.
+    """
     whole = {name: np.asarray(array, order="C") for name, array in sorted(arrays.items())}
-    write_bytes(path, save(whole, metadata={"facts": canonical(facts)}))
+    return write_bytes(path, save(whole, metadata={"facts": canonical(facts)}), once=once)
 
 
 def read_arrays(path: Path) -> tuple[dict[str, np.ndarray[Any, Any]], Any]:

@@ -94,14 +94,20 @@ def suites() -> dict[str, Path]:
     return {path.stem: path for path in sorted(FOLDER.glob("*.toml"))}
 
 
+def file_of(name: str) -> Path:
+    """The file of a suite, by its name or path. Raises HeatproofError for an unknown name."""
+    path = Path(name) if name.endswith(".toml") else suites().get(name)
+    if path is None:
+        raise unknown("suite", name, suites())
+    return path
+
+
 def read(name: str, *, seeds: int = 0) -> Suite:
     """A suite by name or by the path of a TOML file; `seeds` > 0 takes seeds 0 to seeds - 1.
 
     Raises HeatproofError for an unknown key, contestant, data set, metric, backbone or parameter.
     """
-    path = Path(name) if name.endswith(".toml") else suites().get(name)
-    if path is None:
-        raise unknown("suite", name, suites())
+    path = file_of(name)
     where = f"suite {path.name}"
     file = filled(SuiteFile, read_toml(path), where)
     if file.target not in ("label", "predicted"):

@@ -188,6 +188,21 @@ def _training(method: Method, net: nn.Module, batch: Batch) -> Iterator[Finding]
     reached = [p for p in net.parameters() if p.grad is not None and p.grad.abs().sum() > 0]
     yield Finding(kind, "the loss reaches weights", f"{len(reached)} tensors", bool(reached))
     net.zero_grad(set_to_none=True)
+    if method.splits:
+        yield _splits(method, net.eval(), batch)
+
+
+def _splits(method: Method, net: nn.Module, batch: Batch) -> Finding:
+    """Whether processes may share a batch. In evaluation, so that only the loss is looked at."""
+    def loss(part: Batch) -> float:
+        return float(method.loss(net, part).detach())
+
+    parts = [batch[:1], batch[1:]]
+    mean = np.average(list(map(loss, parts)), weights=list(map(method.weight, parts)))
+    off = abs(mean - loss(batch)) / max(1.0, abs(mean))
+    return Finding(
+        f"{method.name} training", "the loss is the mean of its parts', or splits = False (1e-5)",
+        f"differs by {off:.1e}", bool(off <= 1e-5))
 
 
 def _additivity(

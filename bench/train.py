@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bench import weights
 from bench.augment import augmentation
 from bench.core import HeatproofError, Method, number_from
+from bench.parallel import ALONE, Team
 from bench.randomness import seeded
 from bench.spec import Recipe, RunSpec
 from bench.store import Cache, read_arrays, write_arrays
@@ -23,6 +27,7 @@ from bench.store import Cache, read_arrays, write_arrays
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from bench.core import Batch
     from bench.data.images import Batches
 
 Progress = Callable[[str, int, int], None]
@@ -37,6 +42,8 @@ class Fitted:
     checkpoint: str
     trained: bool
     """Whether it was trained now; False if it was read from the cache or a published file."""
+    processes: int = 1
+    """How many processes shared its training."""
 
 
 @dataclass(frozen=True)
@@ -54,29 +61,62 @@ class Material:
 
 def fitted(
     method: Method, spec: RunSpec, material: Material, cache: Cache, *,
-    device: torch.device, progress: Progress,
+    device: torch.device, progress: Progress, shared: Callable[[], None] | None = None,
 ) -> Fitted:
     """The network of a spec: from the cache, from published weights, or trained now and kept.
 
-    A training that was killed goes on from its last finished epoch with the same result. Raises
+    A training that was killed goes on from its last finished epoch with the same result. `shared`
+    has it trained by several processes (`share` in each), which leave it in the cache. Raises
     HeatproofError for a checkpoint that does not fit the network, or a loss that is not finite.
     """
     path = cache.path("models", spec.model_id)
-    with seeded(number_from(spec.seed, "head")):
-        net = method.network().to(device)
-    trained = False
+    trained = not path.is_file() and not spec.weights
+    if trained and shared:
+        shared()
+    net = _untrained(method, spec, device)
     if path.is_file():
         load_weights(net, path)
     else:
         if spec.weights:
             published(method, net, spec.weights)
         else:
-            _train(method, net, spec, material, cache, device, progress)
-            trained = True
-        write_arrays(path, _arrays(net.state_dict()), {"model": spec.model_id, "cell": spec.cell})
-        cache.wip(spec.model_id).unlink(missing_ok=True)
-    return Fitted(net.eval().requires_grad_(False),
-                  hashlib.sha256(path.read_bytes()).hexdigest(), trained)
+            _train(method, net, spec, material, cache, device, progress, ALONE)
+        _keep(net, spec, cache)
+    return Fitted(
+        net.eval().requires_grad_(False), hashlib.sha256(path.read_bytes()).hexdigest(), trained,
+        _facts(path).get("processes", 1))
+
+
+def share(
+    method: Method, spec: RunSpec, material: Material, cache: Cache, *,
+    device: torch.device, progress: Progress, team: Team,
+) -> None:
+    """Trains the network of a spec as one of several processes; one of them keeps it."""
+    net = _untrained(method, spec, device)
+    net = team.ready(net)
+    _train(method, net, spec, material, cache, device, progress, team)
+    if team.leads:
+        _keep(net, spec, cache, processes=team.size)
+
+
+def _untrained(method: Method, spec: RunSpec, device: torch.device) -> nn.Module:
+    with seeded(number_from(spec.seed, "head")):
+        return method.network().to(device)
+
+
+def _keep(net: nn.Module, spec: RunSpec, cache: Cache, **facts: int) -> None:
+    path = cache.path("models", spec.model_id)
+    ours = write_arrays(path, _arrays(net.state_dict()),
+                        {"model": spec.model_id, "cell": spec.cell, **facts}, once=True)
+    if not ours:  # another process was quicker: all go by one network
+        load_weights(net, path)
+    cache.wip(spec.model_id).unlink(missing_ok=True)
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    """What is written of a checkpoint beside its weights."""
+    with safe_open(path, framework="numpy") as file:
+        return dict(json.loads((file.metadata() or {}).get("facts", "{}")))
 
 
 def load_weights(net: nn.Module, path: Path) -> None:
@@ -96,7 +136,7 @@ def published(method: Method, net: nn.Module, name: str) -> None:
 
 def _train(
     method: Method, net: nn.Module, spec: RunSpec, material: Material, cache: Cache,
-    device: torch.device, progress: Progress,
+    device: torch.device, progress: Progress, team: Team,
 ) -> None:
     recipe, what = spec.recipe, f"train {spec.contestant.trainer}"
     if spec.base:
@@ -111,16 +151,23 @@ def _train(
     with seeded(number_from(spec.seed, "prepare")):
         method.prepare(net, (b.to(device) for b in batches.in_order(recipe.batch_size)))
     start, best = _resume(net, optimizer, cache, spec, device)
+    if len(set(team.gathered([start]))) > 1:
+        raise HeatproofError(
+            f"the progress of training {spec.cell} is changing while it is read: it is trained "
+            "elsewhere too; wait until that has ended and run the same command again")
+    objective = team.objective(method, net, device)
     for epoch in range(start, recipe.epochs):
         progress(what, epoch, recipe.epochs)
         net.train()
-        with seeded(number_from(spec.seed, "epoch", epoch)):
-            _epoch(method, net, spec, batches, change, optimizer, epoch, device)
+        # Dropout must not leave out the same of each process's images.
+        drawn = ("epoch", epoch) if team.leads else ("epoch", epoch, team.rank)
+        with seeded(number_from(spec.seed, *drawn)):
+            _epoch(objective, net, spec, batches, change, optimizer, epoch)
         if recipe.select != "last":
-            found = _judged(method, net, recipe, material.validation(), device)
+            found = _judged(method, net, recipe, material.validation(), device, team)
             if best is None or found > best.score:
                 best = Best(found, {k: v.detach().clone() for k, v in net.state_dict().items()})
-        if epoch + 1 < recipe.epochs:
+        if epoch + 1 < recipe.epochs and team.leads:
             _save_progress(net, optimizer, best, epoch + 1, cache, spec)
     if best:
         net.load_state_dict(best.state)
@@ -128,9 +175,8 @@ def _train(
 
 
 def _epoch(
-    method: Method, net: nn.Module, spec: RunSpec, batches: Batches,
+    objective: Callable[[Batch], Tensor], net: nn.Module, spec: RunSpec, batches: Batches,
     change: Callable[[Tensor, int], Tensor] | None, optimizer: torch.optim.Optimizer, epoch: int,
-    device: torch.device,
 ) -> None:
     recipe = spec.recipe
     steps = max(1, len(batches) // min(recipe.batch_size, len(batches)))
@@ -142,7 +188,7 @@ def _epoch(
     for step, batch in enumerate(batches.shuffled(recipe.batch_size, order, altered)):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(recipe, epoch * steps + step, steps)
-        loss = method.loss(net, batch.to(device))
+        loss = objective(batch)
         if not math.isfinite(value := loss.item()):
             raise HeatproofError(
                 f"training {spec.cell} diverged in epoch {epoch + 1} (loss {value}); "
@@ -192,11 +238,13 @@ class Best:
 
 def _judged(
     method: Method, net: nn.Module, recipe: Recipe, batches: Batches, device: torch.device,
+    team: Team,
 ) -> float:
     """How good the network is on the validation images, larger is better."""
     net.eval()
     hits, losses = [], []
-    for batch in batches.in_order(recipe.batch_size):
+    # Whole batches are shared out, so that the median of their losses is what it is for one.
+    for batch in islice(batches.in_order(recipe.batch_size), team.rank, None, team.size):
         batch = batch.to(device)
         if recipe.select == "accuracy":
             with torch.no_grad():
@@ -204,7 +252,9 @@ def _judged(
         else:
             # With gradients: a loss may read the gradient at a layer, as Batch-CAM's does.
             losses.append(float(method.loss(net, batch).detach()))
-    return float(np.mean(hits)) if hits else -float(np.median(losses))
+    if recipe.select == "accuracy":
+        return float(np.mean(team.gathered(hits)))
+    return -float(np.median(team.gathered(losses)))
 
 
 def _arrays(tensors: dict[str, Tensor]) -> dict[str, np.ndarray[Any, Any]]:

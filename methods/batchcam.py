@@ -125,6 +125,7 @@ class BatchCAM(GradCAM):
     family = "inherent"
     paper = "Ignesti, Moroni, Martinelli 2025, arXiv:2510.00664"
     version = "1"
+    splits = False  # means over the maps of a class in the batch
     train_params = {
         "lambda_proto": 1.0, "lambda_batch": 1.0, "distance": "l2", "prototype": "image",
         "batch_loss": "within", "detach_alpha": False, "delay": 1.0, "momentum": 0.99,

@@ -84,6 +84,10 @@ class SoftCAM(Method):
     train_params = {"lasso": 0.0, "ridge": 0.0, "first_sample": False, "squared": False,
                     "hidden": (4096, 4096), "last_relu": False}
 
+    def __init__(self, *args: Any, **params: Any) -> None:
+        super().__init__(*args, **params)
+        self.splits = not self.train_params["first_sample"]
+
     def network(self) -> nn.Module:
         """The suite's backbone with the evidence layer in its head's place."""
         from timm.models import VGG, DenseNet

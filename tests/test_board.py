@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import board, results, store
+from bench import board, comparisons, results, stats, store
 from bench.core import HeatproofError
 from bench.measure import ends
 from bench.panel import Panel
@@ -327,6 +327,29 @@ def test_where_intervals_cover_too_little_the_board_says_so(folder, monkeypatch)
     made = board.rank(found)
     assert made.coverage["enough"].all()
     assert not any("few" in note for note in made.notes)
+
+
+def test_where_ranks_are_covered_too_little_the_board_says_so(small, monkeypatch):
+    found = results.read(small)
+    for share, said in ((0.91, True), (0.93, False)):
+        monkeypatch.setattr(board.coverage, "expected_of_ranks", lambda *_, share=share: share)
+        notes = " ".join(board.rank(found).notes)
+        assert ("of a rank covers as little as 91 %" in notes) is said
+
+
+def test_rank_intervals_and_first_places_are_of_the_same_widened_draws(ranked):
+    panel = ranked.panels["shapes"]
+    rows = ranked.estimates[(ranked.estimates["dataset"] == "shapes")
+                            & (ranked.estimates["metric"] == "correlation")].dropna(subset="rank")
+    at = [panel.names.index(name) for name in rows["contestant"]]
+    each = stats.ranks(panel.ranking("correlation", at), "higher")
+    low, high = stats.interval(each, attained=True)
+    assert (rows["rank_low"].to_numpy() == low).all()
+    assert (rows["rank_high"].to_numpy() == high).all()
+    np.testing.assert_allclose(rows["p_first"], comparisons.first_shares(each))
+    plain = stats.interval(stats.ranks(panel.estimated("correlation").drawn[:, at], "higher"),
+                           attained=True)
+    assert np.sum(high - low) > np.sum(plain[1] - plain[0])
 
 
 def test_one_seed_is_noted(tmp_path):

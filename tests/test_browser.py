@@ -9,9 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from bench import board, page, results
 
@@ -38,7 +36,7 @@ class Page:
         if width < 500:  # Chromium has no narrower window, but a phone to imitate.
             options.add_experimental_option("mobileEmulation", {
                 "deviceMetrics": {"width": width, "height": height, "pixelRatio": 1}})
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
         service = webdriver.ChromeService(str(DRIVER))
         self.index, self.driver = index, webdriver.Chrome(options=options, service=service)
         self.driver.set_script_timeout(20)
@@ -253,7 +251,7 @@ def test_a_number_aggregated_again_is_the_published_one_to_six_digits(
 def test_a_number_opens_by_keyboard_and_escape_gives_the_focus_back(desk: Page) -> None:
     focused = ("const c = document.activeElement.closest('td');"
                "return [c.parentNode.dataset.name, c.cellIndex]")
-    desk.run("document.querySelector(arguments[0]).focus()", f"{PROVEN} button.mean")
+    desk.run("document.querySelector(arguments[0]).focus()", f"{PROVEN} td:nth-child(3) button")
     name, column = desk.run(focused)
     desk.key("\ue014")  # right
     assert desk.run(focused) == [name, column + 1]
@@ -261,6 +259,9 @@ def test_a_number_opens_by_keyboard_and_escape_gives_the_focus_back(desk: Page) 
     desk.key("\ue012")  # left
     below, same = desk.run(focused)
     assert (below != name, same) == (True, column)
+    desk.key("\ue012")  # further left is the family's rank
+    assert desk.run(focused) == [below, column - 1]
+    desk.key("\ue014")
     assert desk.run("return document.querySelectorAll(arguments[0]).length",
                     f"{PROVEN} button.mean[tabindex='0']") == 1
     desk.key("\ue007")
@@ -270,6 +271,96 @@ def test_a_number_opens_by_keyboard_and_escape_gives_the_focus_back(desk: Page) 
     assert not desk.run("return document.querySelector('dialog').open")
     assert desk.run(focused) == [below, column]
     assert desk.state == ""
+
+
+def cell(row: str, head: str) -> str:
+    """A script that finds the button of a row and a column, by what the two say of themselves."""
+    return ("return [...document.querySelectorAll('main table')].filter(t => t.checkVisibility())"
+            f".flatMap(t => [...t.querySelectorAll('tr{row}')].map(r => r.cells["
+            f"heads(t).findIndex(h => h.matches('{head}'))])).find(c => c).querySelector('button')")
+
+
+OPENING = [
+    ("ood", '[data-name="gradcam"]', '[data-metric="ood/mean"]', "gradcam/ood%252Fmean"),
+    ("processing", '[data-name="twin"]', '[data-metric="data-processing/pixel-flipping"]',
+     "twin/data-processing%252Fpixel-flipping"),
+    ("effect", '[data-metric="dice"]', '[data-name="softcam"][data-minus="gradcam@softcam"]',
+     "softcam/dice/minus/gradcam%2540softcam"),
+    ("family", '[data-name="softcam"]', '[data-judges="proven.faithfulness"]',
+     "softcam//family/proven.faithfulness"),
+    ("verdict", '[data-name="twin"]', '[data-judges="proven.randomisation"]',
+     "twin//family/proven.randomisation")]
+
+
+@pytest.mark.parametrize(("row", "head", "address"), [one[1:] for one in OPENING],
+                         ids=[one[0] for one in OPENING])
+def test_every_number_opens_by_keyboard(desk: Page, row: str, head: str, address: str) -> None:
+    desk.run("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    found = desk.run(cell(row, head))
+    desk.run("arguments[0].focus()", found)
+    desk.key("\ue007")  # Enter
+    desk.wait("dialog[open] tbody tr")
+    assert desk.state == f"open=shapes/{address}"
+    desk.key("\ue00c")  # Escape
+    assert desk.run("return document.activeElement === arguments[0]", found)
+
+
+def test_every_number_that_looks_as_if_it_opens_does(desk: Page) -> None:
+    places = desk.run("return [...new Set([...document.querySelectorAll('td.number')].map("
+                      "c => address(c).map(encodeURIComponent).join('/')))]")
+    assert len(places) > 250
+    desk.driver.set_script_timeout(120)
+    broken = desk.driver.execute_async_script("""
+        const [places, done] = arguments, broken = [];
+        (async () => {
+          for (const place of places) {
+            const [set, name, metric, kind, other] = place.split("/").map(decodeURIComponent);
+            await (kind === "minus" ? difference(set, name, metric, other, 3)
+              : kind === "family" ? family(set, name, other)
+                : number(set, name, metric, kind === "common", 3))
+              .catch((error) => broken.push(`${place}: ${error.message}`));
+          }
+        })().then(() => done(broken));""", places)
+    assert not broken
+
+
+@pytest.mark.parametrize(("first", "second", "metric"), [
+    ("softcam", "gradcam@softcam", "pixel-flipping"), ("gradcam@softcam", "gradcam", "pointing"),
+    ("gradcam@softcam-lasso", "gradcam", "accuracy")])
+def test_an_effect_aggregated_again_is_the_published_one_to_six_digits(
+    desk: Page, ranked_and_index: tuple[board.Board, Path], first: str, second: str, metric: str,
+) -> None:
+    rows = ranked_and_index[0].effects
+    found = rows[(rows["dataset"] == "shapes") & (rows["minuend"] == first)
+                 & (rows["subtrahend"] == second) & (rows["metric"] == metric)]
+    desk.open(f"open=shapes/{first}/{metric}/minus/{second}")
+    again = float(desk.wait("#again").get_attribute("data-mean"))
+    assert again == pytest.approx(found["mean"].item(), rel=1e-6, abs=1e-8)
+    assert f"{found['mean'].item():.3f}".replace("-", "−") in desk.texts(".facts-of dd strong")
+    # Both of its contestants open in turn, and so does what is behind it.
+    desk.click(".facts-of button.see")
+    desk.wait("#again[data-mean]")
+    assert desk.state == f"open=shapes/{first.replace('@', '%2540')}/{metric}"
+    desk.click("dialog .back")
+    desk.wait(".facts-of .chip")
+
+
+def test_a_family_rank_shows_the_ranks_that_it_is_made_of(
+    desk: Page, ranked_and_index: tuple[board.Board, Path],
+) -> None:
+    ranked = ranked_and_index[0]
+    rows = ranked.families[(ranked.families["dataset"] == "shapes")
+                           & (ranked.families["contestant"] == "gradcam")
+                           & (ranked.families["family"] == "faithfulness")]
+    published = rows[rows["track"] == "proven"].iloc[0]
+    desk.open("open=shapes/gradcam//family/proven.faithfulness")
+    assert float(desk.wait("#again").get_attribute("data-mean")) == pytest.approx(
+        published["mean_rank"])
+    assert desk.texts(".facts-of strong") == [f"#{published['rank']:g}"]
+    assert desk.texts("dialog tbody button") == ["Pixel Flipping", "Faithfulness Correlation"]
+    desk.click("dialog tbody button")
+    desk.wait("#again[data-mean]")
+    assert desk.state == "open=shapes/gradcam/pixel-flipping"
 
 
 def test_an_image_shows_its_mask_its_map_and_its_curve_beside_the_controls(desk: Page) -> None:
@@ -305,28 +396,3 @@ def test_a_number_that_is_not_there_is_said_to_be_missing(desk: Page) -> None:
     desk.wait("dialog[open]")
     waiting.WebDriverWait(desk.driver, 20).until(
         lambda _: "no such number" in desk.texts("dialog [role=status]")[0])
-
-
-@pytest.mark.parametrize("width", [390, 1400])
-def test_the_page_shows_itself_on_a_phone_and_on_a_desk(
-    index: Path, tmp_path: Path, width: int,
-) -> None:
-    phone = Page(index, width, 1600)
-    try:
-        phone.open()
-        assert phone.run("return [innerWidth, document.documentElement.scrollWidth]") == [
-            width, width]
-        shot = tmp_path / "shot.png"
-        phone.driver.save_screenshot(str(shot))
-        picture = np.asarray(Image.open(shot).convert("L"), float)[:, :width]
-        assert (picture.std(1) > 1).mean() > 0.4, "most of the page is blank"
-        # Nothing runs out of the page: its right margin is empty from top to bottom.
-        assert np.ptp(picture[:, -6:]) < 40 or width == 390  # a phone's switches go on sideways
-        phone.open("open=shapes/softcam/pixel-flipping")
-        phone.wait("#again")
-        box = phone.run("const r = document.querySelector('dialog').getBoundingClientRect();"
-                        "return [r.width, r.height, document.querySelector('dialog').scrollWidth]")
-        assert box[2] <= box[0]
-        assert width > 390 or box[:2] == [390, 1600]
-    finally:
-        phone.driver.quit()

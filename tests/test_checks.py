@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import runpy
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,22 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import board, checks, results, store, verdicts
+from bench import board, checks, results, run, store, verdicts
+from bench.page import terminal
 from bench.panel import Panel
 
-synthetic = runpy.run_path(str(Path(__file__).with_name("synthetic.py")))
 RANKED = ("softcam", "gradcam", "gradcam@softcam", "softcam-lasso", "gradcam@softcam-lasso", "twin",
           "noise", "edges")
-
-
-@pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    return results.read(synthetic["build"](tmp_path_factory.mktemp("results")))
-
-
-@pytest.fixture(scope="module")
-def ranked(found):
-    return board.rank(found)
 
 
 def rows(frame, **where):
@@ -283,3 +273,67 @@ def test_a_proof_of_other_parameters_is_none(found, tmp_path):
     next(m for m in plan["metrics"] if m["name"] == "pixel-flipping")["params"]["steps"] = 5
     store.write_json(moved / "plan.json", plan)
     assert "pixel-flipping" not in results.read(moved).plan["proofs"]
+
+
+A100 = {"device": "cuda (A100)", "versions": {"python": "3.11.9", "torch": "2.8.0", "driver": "1"}}
+
+
+def made(found, change):
+    """The results with other facts of some runs: `change` gives them by contestant and seed."""
+    info = [{**run["info"], **change(run["contestant"], run["seed"])}
+            for run in found.runs.to_dict("records")]
+    return replace(found, runs=found.runs.assign(info=info))
+
+
+def test_what_was_made_on_one_machine_is_one_row_and_no_warning(found):
+    (row,) = checks.makings(found, "shapes", RANKED)
+    assert (row["device"], row["versions"]) == ("cpu", "")
+    assert row["contestants"] == ", ".join(RANKED)
+    assert row["n_runs"] == 3 * len(RANKED)
+    assert checks.mixed([row]) == checks.mixed([]) == []
+    assert checks.makings(found, "shapes", ["foreign"]) == []  # it never ran
+
+
+def test_a_comparison_that_mixes_devices_and_versions_is_told(found):
+    other = made(found, lambda name, seed: A100 if name == "softcam" else {})
+    one, two = checks.makings(other, "shapes", RANKED)
+    assert one["contestants"] == ", ".join(RANKED[1:])
+    assert one["versions"] == "quantus 0.6.0"
+    assert two == {"dataset": "shapes", "device": "cuda (A100)", "versions": "driver 1",
+                   "contestants": "softcam", "n_runs": 3}
+    (line,) = checks.mixed([one, two])
+    assert "different devices or library versions" in line
+    assert line.endswith("; cuda (A100), driver 1: softcam.")
+    assert len(checks.makings(other, "shapes", ["softcam"])) == 1
+    assert len(checks.makings(other, "shapes", ["softcam", "noise"])) == 2
+
+
+def test_a_contestant_whose_seeds_were_made_apart_is_told_with_them(found):
+    newer = {"versions": {"python": "3.11.9", "torch": "2.9.0", "quantus": "0.6.0"}}
+    other = made(found, lambda name, seed: newer if seed and name == "noise" else {})
+    one, two = checks.makings(other, "shapes", ["softcam", "noise"])
+    assert (one["contestants"], one["versions"]) == ("softcam, noise (seed 0)", "torch 2.8.0")
+    assert (two["contestants"], two["versions"]) == ("noise (seed 1, 2)", "torch 2.9.0")
+    assert two["device"] == one["device"] == "cpu"
+
+
+@pytest.mark.parametrize(("script", "driver"), [
+    ("echo 570.86.15; echo 570.86.15", "570.86.15"), ("echo no GPU; exit 9", "")])
+def test_a_run_on_a_gpu_tells_its_driver_and_libraries(tmp_path, monkeypatch, script, driver):
+    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    told = run._versions.__wrapped__
+    assert told("cuda")["driver"] == driver
+    assert set(told("cuda")) - set(told("cpu")) == {"cuda", "cudnn", "driver"}
+    assert all(isinstance(text, str) for text in told("cuda").values())
+
+
+def test_the_board_the_page_and_the_terminal_warn_of_mixed_devices(found):
+    ranked = board.rank(made(found, lambda name, seed: A100 if name == "softcam" else {}))
+    notes = [note for note in ranked.notes if "cuda (A100)" in note]
+    assert [note.partition(" made")[0] for note in notes] == [
+        f"{dataset}: runs were" for dataset in ("shapes", "letters")]
+    assert len(rows(ranked.makings, dataset="shapes")) == 2
+    captions = [str(table.caption) for table in terminal.tables(ranked)]
+    assert ["cuda (A100)" in caption for caption in captions] == [True, True]

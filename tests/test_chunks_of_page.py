@@ -4,33 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-import runpy
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from bench import board, page, results, stats
+from bench import page, stats
 from bench.page import chunks, weights
 
-synthetic = runpy.run_path(str(Path(__file__).with_name("synthetic.py")))
-
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    return results.read(synthetic["build"](tmp_path_factory.mktemp("results")))
-
-
-@pytest.fixture(scope="module")
-def ranked(found):
-    return board.rank(found)
-
-
-@pytest.fixture(scope="module")
-def data(found, ranked, tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(page.plots, "write", lambda *_: [])
-        return page.write(ranked, found, tmp_path_factory.mktemp("out")).parent / "data"
+def data(index):
+    return index.parent / "data"
 
 
 def read(path):

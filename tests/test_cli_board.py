@@ -8,27 +8,14 @@ import webbrowser
 from pathlib import Path
 
 import pytest
-import synthetic
 
-from bench import cli, page
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return synthetic.build(tmp_path_factory.mktemp("verbs"), images=8, planted=("shapes",))
+from bench import page
+from bench.results import Results
 
 
 @pytest.fixture
-def heatproof(monkeypatch, capsys):
-    """Exit code, what is printed, and what is told, each in one line for its words."""
-    def call(*args: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["heatproof", *map(str, args)])
-        monkeypatch.setattr(cli.out, "_width", 200)
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        told = capsys.readouterr()
-        return int(ended.value.code or 0), told.out, " ".join(told.err.split())
-    return call
+def folder(planted: Results) -> Path:
+    return planted.folder
 
 
 def run_of(folder: Path, place: str) -> Path:

@@ -6,20 +6,9 @@ import numpy as np
 import pytest
 import synthetic
 
-from bench import board, results
+from bench import results
 from bench.compare import paired
 from bench.core import HeatproofError
-from bench.results import Results
-
-
-@pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    return results.read(synthetic.build(tmp_path_factory.mktemp("compare")))
-
-
-@pytest.fixture(scope="module")
-def ranked(found: Results) -> board.Board:
-    return board.rank(found)
 
 
 def pick(rows, **where):

@@ -7,7 +7,8 @@ from itertools import product
 import numpy as np
 import pytest
 
-from bench import coverage
+from bench import coverage, stats
+from bench.panel import Panel
 
 
 def cell(shape, seeds, units):
@@ -87,3 +88,69 @@ def test_the_components_interval_is_the_textbooks_for_one_seed():
     low, high = coverage.METHODS["components"](values, values)
     np.testing.assert_allclose((high - low) / 2, 2.364624 * values[:, 0].std(1, ddof=1) / 8**0.5,
                                rtol=1e-6)
+
+
+def of_ranks(shape, seeds, units, gap):
+    (found,) = (one for one in coverage.stored()["ranks"]["cells"]
+                if (one["shape"], one["seeds"], one["units"], one["gap"])
+                == (shape, seeds, units, gap))
+    return found
+
+
+def test_a_cell_of_ranks_simulated_again_agrees():
+    again = coverage.simulate_ranks(3, 4, gap=0.1, repeats=60, draws=400, run=1)
+    for method in coverage.RANK_METHODS:
+        found = of_ranks("normal", 3, 4, 0.1)
+        assert again[method].share == pytest.approx(found["coverage"][method], abs=0.06)
+        assert again[method].width == pytest.approx(found["width"][method], rel=0.15)
+
+
+def test_the_table_of_ranks_has_every_cell_once():
+    table = coverage.stored()["ranks"]
+    assert (table["contestants"], table["chosen"]) == (coverage.RANKED, coverage.RANK_CHOSEN)
+    assert [(one["shape"], one["seeds"], one["units"], one["gap"]) for one in table["cells"]] == (
+        list(product(coverage.SHAPES, coverage.SEEDS, coverage.RANK_UNITS, coverage.GAPS)))
+    assert all(set(one["coverage"]) == set(coverage.RANK_METHODS) for one in table["cells"])
+
+
+def test_ranks_of_widened_draws_fall_short_far_less_than_those_of_plain_ones():
+    cells = coverage.stored()["ranks"]["cells"]
+    short = {method: np.mean([max(0, 0.95 - one["coverage"][method]) for one in cells])
+             for method in coverage.RANK_METHODS}
+    assert short[coverage.RANK_CHOSEN] < short["percentile"] / 4
+    assert all(one["coverage"][coverage.RANK_CHOSEN] >= one["coverage"]["percentile"]
+               for one in cells)
+
+
+@pytest.mark.parametrize(("seeds", "units", "least"), [(3, 10, 0), (1, 4, -1)])
+def test_ranks_are_expected_to_be_covered_as_by_the_worst_gap(seeds, units, least):
+    mean = [np.mean([of_ranks(shape, seeds, units, gap)["coverage"][coverage.RANK_CHOSEN]
+                     for shape in coverage.SHAPES]) for gap in coverage.GAPS]
+    assert coverage.expected_of_ranks(seeds, units) == pytest.approx(min(mean))
+    assert min(mean) == mean[least]
+
+
+def test_between_and_beyond_the_table_ranks_are_covered_as_beside_it():
+    assert coverage.expected_of_ranks(99, 9999) == coverage.expected_of_ranks(10, 200)
+    assert coverage.expected_of_ranks(3, 2) == coverage.expected_of_ranks(3, 4)
+    assert np.isnan([coverage.expected_of_ranks(3, 1), coverage.expected_of_ranks(0, 5)]).all()
+
+
+def test_what_is_simulated_of_ranks_is_widened_as_a_panel_widens_it():
+    """By one factor for all contestants of a data set, from the fewest degrees of freedom."""
+    values = np.random.default_rng(3).normal(size=(2, 4, 3, 6))
+    drawn = stats.means(values, stats.draws(3, range(6), "panel", n=50))
+    wide = coverage.RANK_METHODS[coverage.RANK_CHOSEN](values, drawn)
+    for i in range(2):
+        panel = Panel("one", list("abcd"), [0, 1, 2], list("uvwxyz"), {"m": values[i]}, {},
+                      stats.draws(3, range(6), "panel", n=50), list("uvwxyz"), 0, {})
+        np.testing.assert_allclose(panel.ranking("m", range(4)), wide[:, i])
+
+
+@pytest.mark.parametrize("shape", coverage.SHAPES)
+def test_contestants_are_simulated_with_the_means_that_count_as_true(shape):
+    steps = np.repeat([0.0, 0.5], 300)
+    values, truth = coverage._world(np.random.default_rng(4), 600, 5, 20, 3, shape, steps)
+    gap = (values.mean(axis=(1, 2)) - truth).reshape(2, 300)
+    assert (np.abs(gap.mean(1)) < 4 * gap.std(1) / np.sqrt(300)).all()
+    assert truth[300] - truth[0] > 0.05

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import csv
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
-from bench import cli, data, testing
-from bench.core import Card, HeatproofError
+from bench import data, testing
+from bench.core import Card
 from bench.data import audit
 
 SIZE = (6, 5)
@@ -222,37 +218,33 @@ def test_every_row_is_decoded_once_whatever_the_number_of_folds(
     assert steps[-1] == (12, 12)
 
 
-def heatproof(*args: str) -> Any:
-    return CliRunner().invoke(cli.app, ["data", *args])
-
-
 def test_the_verb_prints_each_line_and_ends_with_1_where_one_failed(
-    root: Path, monkeypatch: pytest.MonkeyPatch,
+    heatproof, root: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(data, "card", lambda name: replace(CARD, name=name))
-    done = heatproof("check", "slices")
-    assert done.exit_code == 0, done.output
-    assert "ok   slices: every image and mask can be decoded" in done.output
+    done = heatproof("data", "check", "slices")
+    assert done.code == 0, done.out
+    assert "ok   slices: every image and mask can be decoded" in done.out
     (root / "images" / "clear" / "ann_0.png").write_bytes(b"no image")
-    done = heatproof("check", "slices")
-    assert done.exit_code == 1
-    (line,) = [line for line in done.output.splitlines() if line.startswith("FAIL")]
+    done = heatproof("data", "check", "slices")
+    assert done.code == 1
+    (line,) = [line for line in done.out.splitlines() if line.startswith("FAIL")]
     assert "clear/ann_0.png is no image" in line
 
 
-def test_a_missing_folder_is_bad_input_and_no_finding(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "bench", "data", "check", "cub-200-2011"], cwd=tmp_path,
-        capture_output=True, text=True, timeout=300,
-        env={**os.environ, "HEATPROOF_DATA": str(tmp_path)})
-    assert done.returncode == 2
-    assert f"there is no folder {tmp_path / 'cub-200-2011'}" in done.stderr
-    assert done.stdout == ""
-    assert isinstance(heatproof("check", "nowhere").exception, HeatproofError)
+def test_a_missing_folder_is_bad_input_and_no_finding(
+    heatproof, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HEATPROOF_DATA", str(tmp_path))
+    done = heatproof("data", "check", "cub-200-2011")
+    assert done.code == 2
+    assert f"there is no folder {tmp_path / 'cub-200-2011'}" in done.err
+    assert done.out == ""
+    assert heatproof("data", "check", "nowhere").code == 2
 
 
 def test_the_list_says_which_files_are_here_and_downloads_none(
-    root: Path, monkeypatch: pytest.MonkeyPatch,
+    heatproof, root: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import torchvision
 
@@ -266,9 +258,8 @@ def test_the_list_says_which_files_are_here_and_downloads_none(
     assert states == {"digits": "here", "mnist": "by download", "cub-200-2011": "incomplete",
                       "brain-tumour-brats2015": "not here"}
     assert audit.files(CARD) == "here"
-    monkeypatch.setenv("COLUMNS", "160")
-    done = heatproof("list")
-    assert done.exit_code == 0, done.output
+    done = heatproof("data", "list")
+    assert done.code == 0, done.out
     for name in data.cards():
-        assert name in done.output
-    assert "4 folds" in done.output
+        assert name in done.out
+    assert "4 folds" in done.out

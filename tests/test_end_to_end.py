@@ -84,7 +84,8 @@ def test_networks_are_trained_once_and_no_file_is_a_pickle(finished: Path) -> No
     assert len(list((cache / "models").rglob("*.safetensors"))) == 2
     assert len(list((cache / "maps").rglob("*.safetensors"))) == 5
     found = {p.suffix for p in cache.rglob("*") if p.is_file()}
-    assert found == {".json", ".safetensors", ".npy", ".lock"}
+    # The images may have been decoded by an earlier test, into its own cache.
+    assert {".json", ".safetensors"} <= found <= {".json", ".safetensors", ".npy", ".lock"}
     for path in cache.rglob("*.npy"):
         np.load(path, allow_pickle=False)
     infos = results.read(finished / "out" / "tiny").runs["info"]
@@ -123,7 +124,7 @@ def test_a_run_killed_at_any_write_ends_with_the_same_bytes(
     whole = content(finished / "out")
     write, writes = store.write_bytes, 0
 
-    def counted(path: Path, data: bytes) -> None:
+    def counted(path: Path, data: bytes, **how: bool) -> bool:
         nonlocal writes
         writes += 1
         if writes == at and before:
@@ -131,9 +132,10 @@ def test_a_run_killed_at_any_write_ends_with_the_same_bytes(
             path.parent.mkdir(parents=True, exist_ok=True)
             path.with_name(f".{path.name}.torn").write_bytes(data[:10])
             raise Killed
-        write(path, data)
+        ours = write(path, data, **how)
         if writes == at:
             raise Killed
+        return ours
 
     for name in ("store", "results"):
         monkeypatch.setattr(f"bench.{name}.write_bytes", counted)

@@ -6,7 +6,6 @@ import copy
 import json
 import math
 import re
-import runpy
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,25 +15,24 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from synthetic import HOSTILE
 
 from bench import board, results
 from bench.page import exports, tables
 
 ROOT = Path(__file__).parents[1]
-synthetic = runpy.run_path(str(Path(__file__).with_name("synthetic.py")))
 SCHEMA = json.loads(exports.SCHEMA.read_text(encoding="utf-8"))
 keeps = jsonschema.Draft202012Validator(SCHEMA)
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    return results.read(synthetic["build"](
-        tmp_path_factory.mktemp("results"), images=8, planted=("shapes",)))
+def found(planted):
+    return planted
 
 
 @pytest.fixture(scope="module")
-def ranked(found):
-    return board.rank(found)
+def ranked(planted_board):
+    return planted_board
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +112,7 @@ def test_json_comes_back_as_the_same_frames(document, ranked):
 
 def test_json_has_what_a_reader_must_know_of_the_numbers(document, found):
     assert document["title"] == "Synthetic <em>suite</em>"
-    assert document["contestants"]["gradcam"]["title"] == synthetic["HOSTILE"]
+    assert document["contestants"]["gradcam"]["title"] == HOSTILE
     assert document["datasets"]["letters"]["homepage"] == "https://example.org/letters"
     assert document["proofs"]["correlation"]["badge"] == "failed"
     (versions,) = document["versions"]

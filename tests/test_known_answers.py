@@ -24,9 +24,10 @@ COSTLY = {
     "data-processing/road", "parity/AvgSensitivity", "parity/LocalLipschitzEstimate",
     "parity/MaxSensitivity", "parity/MonotonicityCorrelation", "parity/ROAD",
     "parity/RelativeInputStability", "parity/RelativeOutputStability",
-    "parity/RelativeRepresentationStability", "parity/SmoothMPRT", "quantus/IROF",
+    "parity/RelativeRepresentationStability", "parity/SmoothMPRT", "mprt-top-down",
+    "quantus/FaithfulnessCorrelation", "quantus/IROF",
     "quantus/MonotonicityCorrelation", "quantus/NonSensitivity", "quantus/ROAD"}
-"""Five seconds and more each; `heatproof check metrics` and the slow lane prove them."""
+"""Three seconds and more each; `heatproof check metrics` and the slow lane prove them."""
 
 
 @pytest.mark.parametrize("name", [

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import html.parser
 import re
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -14,13 +13,12 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 from PIL import Image
+from synthetic import HOSTILE, build
 
 from bench import board, page, results, store
 from bench.core import HeatproofError
 from bench.page import cards, gallery, tables, terminal
 
-synthetic = runpy.run_path(str(Path(__file__).with_name("synthetic.py")))
-HOSTILE = synthetic["HOSTILE"]
 VOID = {"meta", "link", "img", "br", "wbr", "hr", "input", "line", "circle", "polyline"}
 
 
@@ -51,18 +49,8 @@ class Reader(html.parser.HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    folder = synthetic["build"](tmp_path_factory.mktemp("results"))
-    return results.read(folder)
-
-
-@pytest.fixture(scope="module")
-def ranked(found):
-    return board.rank(found)
-
-
-@pytest.fixture(scope="module")
 def index(found, ranked, tmp_path_factory):
+    """The page with its plots."""
     return page.write(ranked, found, tmp_path_factory.mktemp("leaderboard"))
 
 
@@ -184,7 +172,7 @@ def test_the_page_shows_how_each_map_adds_up(index):
 
 
 def test_a_map_that_does_not_add_up_as_declared_is_a_visible_warning(tmp_path, undrawn):
-    folder = synthetic["build"](tmp_path / "results", images=4, seeds=1)
+    folder = build(tmp_path / "results", images=4, seeds=1)
     for dataset, largest in (("shapes", 0.213), ("letters", None)):
         (path,) = folder.glob(f"{dataset}/softcam/*/run.json")
         run = store.read_json(path)
@@ -207,7 +195,7 @@ def test_a_map_that_does_not_add_up_as_declared_is_a_visible_warning(tmp_path, u
 
 
 def test_a_suite_without_additive_maps_has_no_table_of_them(tmp_path, undrawn):
-    folder = synthetic["build"](tmp_path / "results", images=4, seeds=1)
+    folder = build(tmp_path / "results", images=4, seeds=1)
     plan = store.read_json(folder / "plan.json")
     plan["contestants"]["partial"]["additivity"] = "none"  # it has no run to say so
     store.write_json(folder / "plan.json", plan)
@@ -236,10 +224,10 @@ def test_two_publications_are_equal_byte_for_byte(found, index, tmp_path):
 
 
 def test_publishing_again_replaces_the_old_page_and_leaves_nothing_behind(
-        found, ranked, tmp_path, undrawn):
-    first = page.write(ranked, found, tmp_path)
+        planted, planted_board, tmp_path, undrawn):
+    first = page.write(planted_board, planted, tmp_path)
     (first.parent / "tables" / "old.csv").write_text("old")
-    page.write(ranked, found, tmp_path)
+    page.write(planted_board, planted, tmp_path)
     assert not (first.parent / "tables" / "old.csv").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["synthetic"]
 
@@ -255,11 +243,11 @@ def test_a_publication_that_fails_leaves_the_old_page_whole(
 
 
 def test_a_publication_killed_between_the_renames_is_mended_by_the_next(
-        found, ranked, tmp_path, undrawn):
-    target = page.write(ranked, found, tmp_path).parent
+        planted, planted_board, tmp_path, undrawn):
+    target = page.write(planted_board, planted, tmp_path).parent
     target.rename(tmp_path / ".synthetic.old")
     (tmp_path / ".synthetic.new").mkdir()
-    page.write(ranked, found, tmp_path)
+    page.write(planted_board, planted, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["synthetic"]
 
 
@@ -277,7 +265,7 @@ def test_an_out_that_cannot_be_written_is_one_line_with_the_cure(found, ranked, 
 
 
 def test_a_suite_of_which_hardly_anything_ran_has_a_page(tmp_path):
-    folder = synthetic["build"](tmp_path / "results", images=4, seeds=1)
+    folder = build(tmp_path / "results", images=4, seeds=1)
     for path in folder.glob("shapes/*/*/run.json"):
         if "foreign" not in path.as_posix():
             path.unlink()
@@ -292,7 +280,7 @@ def test_a_suite_of_which_hardly_anything_ran_has_a_page(tmp_path):
 
 
 def test_a_suite_of_which_nothing_could_be_explained_has_a_page(tmp_path, undrawn):
-    folder = synthetic["build"](tmp_path / "results", images=4, seeds=1)
+    folder = build(tmp_path / "results", images=4, seeds=1)
     for path in folder.glob("*/*/*/run.json"):
         if "foreign" not in path.as_posix():
             path.unlink()

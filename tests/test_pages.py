@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import html.parser
 import re
-import runpy
 import shutil
 import subprocess
 from dataclasses import replace
-from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
 import pytest
 from PIL import Image
+from synthetic import HOSTILE
 
-from bench import board, page, results
+from bench import page
 from bench.page import cards, gallery, pages, tables
 
-synthetic = runpy.run_path(str(Path(__file__).with_name("synthetic.py")))
-HOSTILE = synthetic["HOSTILE"]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 VOID = {"meta", "link", "img", "br", "wbr", "line", "circle"}
 
@@ -52,14 +49,13 @@ class Reader(html.parser.HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    return results.read(synthetic["build"](
-        tmp_path_factory.mktemp("results"), images=8, planted=("shapes",)))
+def found(planted):
+    return planted
 
 
 @pytest.fixture(scope="module")
-def ranked(found):
-    return board.rank(found)
+def ranked(planted_board):
+    return planted_board
 
 
 @pytest.fixture(scope="module")

@@ -5,28 +5,24 @@ from __future__ import annotations
 import itertools
 import math
 import re
-import runpy
 import xml.etree.ElementTree as ET
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from synthetic import HOSTILE, build
 
 from bench import board, results
 from bench.page import gallery, plots
 from bench.page.plots import critical, pareto, ranks, sheet
 from bench.page.tables import grid
 
-synthetic = runpy.run_path(str(Path(__file__).with_name("synthetic.py")))
-HOSTILE = synthetic["HOSTILE"]
-
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    return results.read(synthetic["build"](tmp_path_factory.mktemp("results"), images=8, seeds=2))
+    return results.read(build(tmp_path_factory.mktemp("results"), images=8, seeds=2))
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import pool, run, suite
+from bench import cells, pool, run, suite
 from bench.core import HeatproofError, Method
 from bench.store import Cache
 
@@ -24,14 +24,16 @@ def runs(tiny: Path) -> dict[str, run.RunSpec]:
     return {found.contestant.name: found for found in suite.read(str(tiny)).runs}
 
 
-def test_the_base_is_the_very_network_that_others_explain(runs) -> None:
+def test_the_base_is_the_very_network_that_others_explain(runs, tiny: Path) -> None:
     fitted = runs["cape-pf"]
     assert fitted.base is not None
     assert fitted.base.model_id == runs["gradcam"].model_id
     assert fitted.model_id not in (runs["gradcam"].model_id, runs["softcam"].model_id)
     assert (fitted.recipe.epochs, fitted.base.recipe.epochs) == (1, 2)
-    assert list(pool._models([fitted, runs["gradcam"]])) == [
-        fitted.base.model_id, fitted.model_id]
+    found = cells.planned(suite.read(str(tiny)), [fitted, runs["gradcam"]])
+    order = [key for key, cell in found.items() if cell.stage == "train"]
+    assert order == [fitted.base.model_id, fitted.model_id]
+    assert found[fitted.model_id].needs == (fitted.base.model_id,)
 
 
 def test_what_is_frozen_comes_from_the_base_bit_for_bit(runs, tmp_path: Path) -> None:

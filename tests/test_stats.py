@@ -36,6 +36,12 @@ def test_means_of_draws_equal_a_slow_bootstrap_written_out():
             np.testing.assert_allclose(fast[d, c], expected)
 
 
+def test_means_of_nothing_are_nothing():
+    drawn = stats.draws(2, range(3), "empty", n=4)
+    assert stats.means(np.zeros((0, 2, 3)), drawn).shape == (4, 0)
+    assert stats.means(np.zeros((0, 5, 2, 3))).shape == (0, 5)
+
+
 def test_draws_depend_on_their_parts_alone():
     first, again, other = (stats.draws(3, range(9), part) for part in ("a", "a", "b"))
     np.testing.assert_array_equal(first.images, again.images)
@@ -175,6 +181,19 @@ def test_without_any_freedom_there_is_no_interval():
     for attained in (False, True):
         ends = stats.interval(np.ones((9, 2)), freedom=np.array([np.nan, 3]), attained=attained)
         np.testing.assert_array_equal(ends, [[np.nan, 1], [np.nan, 1]])
+
+
+def test_draws_to_rank_are_widened_by_one_factor_around_their_means():
+    drawn = np.random.default_rng(11).normal([1, 5, 5], [1, 2, 2], (500, 3))
+    drawn[:, 2], drawn[:9, 0] = drawn[:, 1], np.nan
+    wide = stats.widened(drawn, 2)
+    np.testing.assert_allclose(np.nanmean(wide, axis=0), np.nanmean(drawn, axis=0))
+    np.testing.assert_allclose(  # Student's 4.303 over the normal 1.960, and the root of 3 / 2
+        np.nanstd(wide, axis=0) / np.nanstd(drawn, axis=0), 2.6886, rtol=1e-4)
+    np.testing.assert_array_equal(wide[:, 1], wide[:, 2])
+    np.testing.assert_array_equal(np.isnan(wide), np.isnan(drawn))
+    np.testing.assert_allclose(stats.widened(drawn, 1e9), drawn, rtol=1e-6)
+    np.testing.assert_array_equal(stats.widened(drawn, float("nan")), drawn)
 
 
 def test_an_offset_that_all_share_widens_single_intervals_and_no_paired_one():

@@ -36,8 +36,12 @@ BOARD = {
     "metrics": "list of {name, title, about, better, family, track, range, units, formula, defect, "
                "file, axis: [title, points] or null}; their place is their number",
     "estimates": "metric x contestant: [mean, low, high, rank, rank_low, rank_high, n_images, "
-                 "n_seeds, n_nan], or null",
+                 "n_seeds, n_nan], or null; gauges are among them, without ranks",
     "common": "the same on the images that all networks get right",
+    "effects": "list of {effect, first, second, found: [mean, low, high, reads] or null for each "
+               "metric}: first minus second",
+    "families": "list of {key, track, family, judged: for each contestant {ranks: [mean_rank, "
+                "rank, rank_low, rank_high, n_metrics] or null, verdict: text, detail}, or null}",
     "media": "null, or {seed, outlined, images: list of {key, image, maps: a path or null for each "
              "contestant}}",
 }
@@ -94,7 +98,7 @@ def script(place: str, content: Row) -> str:
 def _dataset(
     board: Board, results: Results, gallery: Gallery | None, dataset: str, folder: Path,
 ) -> None:
-    panel = Panel.of(results, dataset)
+    panel = board.panels.get(dataset) or Panel.of(results, dataset)
     metrics = [m for m in board.metrics if panel.scored[m["name"]].any()]
     size = max(1, min(IMAGES_MOST, NUMBERS // len(panel.seeds or [0])))
     parts = [slice(start, start + size) for start in range(0, len(panel.keys), size)]
@@ -150,8 +154,11 @@ def _board(
             {**{key: metric[key] for key in told}, "track": track_title(metric["track"]),
              "file": file, "axis": axis(metric)}
             for metric, file in zip(metrics, files([m["name"] for m in metrics]), strict=True)],
-        "estimates": _estimates(board.estimates, panel.dataset, metrics, names),
-        "common": _estimates(board.common, panel.dataset, metrics, names),
+        "estimates": _estimates(board.estimates, panel.dataset, metrics, names,
+                                _gauged(board, panel, names)),
+        "common": _estimates(board.common, panel.dataset, metrics, names, {}),
+        "effects": _effects(board, panel.dataset, metrics, names),
+        "families": _families(board, panel.dataset, names),
         "media": gallery and {
             "seed": gallery.seed, "outlined": gallery.outlined, "images": [
                 {"key": row["key"], "image": row["image"], "maps": [
@@ -162,10 +169,57 @@ def _board(
 
 def _estimates(
     frame: Frame, dataset: str, metrics: Sequence[Row], names: Sequence[str],
+    gauged: dict[tuple[str, str], list[float | None]],
 ) -> list[list[list[float | None] | None]]:
-    found = {(row["metric"], row["contestant"]): [_number(row[key]) for key in _ESTIMATE]
+    found = gauged | {(row["metric"], row["contestant"]): [_number(row[key]) for key in _ESTIMATE]
              for row in records(frame[frame["dataset"] == dataset]) if math.isfinite(row["mean"])}
     return [[found.get((m["name"], name)) for name in names] for m in metrics]
+
+
+def _gauged(
+    board: Board, panel: Panel, names: Sequence[str],
+) -> dict[tuple[str, str], list[float | None]]:
+    """Estimates of the gauges, which no rank is made of."""
+    here = board.gauges[board.gauges["dataset"] == panel.dataset]
+    return {
+        (row["metric"], row["contestant"]): [
+            *(_number(row[key]) for key in ("mean", "low", "high")), None, None, None,
+            row["n_images"],
+            int(np.isfinite(panel.value[row["metric"]][panel.names.index(row["contestant"])])
+                .any(axis=1).sum()), row["n_nan"]]
+        for row in records(here) if row["contestant"] in names and math.isfinite(row["mean"])}
+
+
+def _effects(
+    board: Board, dataset: str, metrics: Sequence[Row], names: Sequence[str],
+) -> list[Row]:
+    found: dict[tuple[str, str, str], dict[str, list[Any]]] = {}
+    for row in records(board.effects[board.effects["dataset"] == dataset]):
+        if row["minuend"] in names and row["subtrahend"] in names:
+            found.setdefault((row["effect"], row["minuend"], row["subtrahend"]), {})[
+                row["metric"]] = [*(_number(row[key]) for key in ("mean", "low", "high")),
+                                  row["reads"]]
+    return [{"effect": effect, "first": names.index(first), "second": names.index(second),
+             "found": [rows.get(m["name"]) for m in metrics]}
+            for (effect, first, second), rows in found.items()]
+
+
+def _families(board: Board, dataset: str, names: Sequence[str]) -> list[Row]:
+    """What the rank and the verdict of each contestant in each family are."""
+    ranks, said = ({(row["track"], row["family"], row["contestant"]): row for row in records(
+        frame[frame["dataset"] == dataset])} for frame in (board.families, board.verdicts))
+    keys = dict.fromkeys((track, family) for track, family, _ in [*ranks, *said])
+
+    def judged(track: str, family: str, name: str) -> Row | None:
+        rank, verdict = (found.get((track, family, name)) for found in (ranks, said))
+        return None if rank is verdict is None else {
+            "ranks": rank and [_number(rank[key]) for key in (
+                "mean_rank", "rank", "rank_low", "rank_high", "n_metrics")],
+            "verdict": verdict["verdict"] if verdict else "",
+            "detail": verdict["detail"] if verdict else ""}
+
+    return [{"key": f"{track}.{family}", "track": track_title(track), "family": family,
+             "judged": [judged(track, family, name) for name in names]} for track, family in keys]
 
 
 class _Added:
@@ -209,7 +263,11 @@ class _Added:
 
 
 def _numbers(values: Iterable[float], kind: type = float) -> list[float | None]:
-    return [None if value is None else kind(value) for value in map(_number, values)]
+    if kind is not float or not isinstance(values, np.ndarray):
+        return [None if value is None else kind(value) for value in map(_number, values)]
+    # A row at a time: there are millions.
+    written = (f"%.{DIGITS}g " * len(values)) % tuple(values.tolist())
+    return [value if math.isfinite(value) else None for value in map(float, written.split())]
 
 
 def _number(value: float) -> float | None:

@@ -83,8 +83,8 @@ def processing(board: Board, table: Grid, told: Told) -> Row | None:
             for members in table.rows.values() for name in members
             if any(name in copies for copies in told.copies.values())]
     titles = {m["name"]: m["title"] for m in board.metrics}
-    return {"metrics": [titles.get(name, name) for name in told.copies],
-            "rows": rows} if rows else None
+    return {"metrics": [{"name": PROCESSING + name, "title": titles.get(name, name)}
+                        for name in told.copies], "rows": rows} if rows else None
 
 
 def ood(board: Board, dataset: str) -> Row | None:
@@ -104,8 +104,9 @@ def ood(board: Board, dataset: str) -> Row | None:
                         f"{point['mean']:.2f} at {point['at']:g} %" for point in along)}
     labels = network_labels(board, list(cells))
     shown = [m for m in metrics if any(m["name"] in row for row in cells.values())]
-    return {"operators": [m["name"].removeprefix(OOD) for m in shown], "rows": [
-        {"label": labels[name], "cells": [row.get(m["name"]) for m in shown]}
+    return {"operators": [{"name": m["name"], "title": m["name"].removeprefix(OOD)}
+                          for m in shown], "rows": [
+        {"name": name, "label": labels[name], "cells": [row.get(m["name"]) for m in shown]}
         for name, row in cells.items()]} if shown else None
 
 
@@ -138,7 +139,7 @@ def others(board: Board, table: Grid) -> Row | None:
         if any(row):
             alike.setdefault(canonical(row), []).append(name)
             cells[canonical(row)] = row
-    return {"metrics": [m["title"] for m in shown], "rows": [
+    return {"metrics": [{"name": m["name"], "title": m["title"]} for m in shown], "rows": [
         {"names": names, "cells": cells[key]} for key, names in alike.items()]} if alike else None
 
 

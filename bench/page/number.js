@@ -1,37 +1,8 @@
 // Every number opens: what it means, what beats it, and the images behind it.
-// The samples are scripts of chunks.py below data/, loaded when somebody asks for them.
 "use strict";
 
-const FEW = 200; // rows of a long table at a time
+const GAUGE = "gauge"; // the family that ranks nothing
 const dialog = one("#number");
-const chunks = new Map();
-
-function load(place) {
-  if (!chunks.has(place)) {
-    const chunk = {};
-    chunk.content = new Promise((resolve, reject) => {
-      chunk.resolve = resolve;
-      document.head.append(el("script", {
-        src: `data/${place}.js`, onerror: () => {
-          chunks.delete(place);
-          reject(new Error(`data/${place}.js cannot be read; publish the page again.`));
-        },
-      }));
-    });
-    chunks.set(place, chunk);
-  }
-  return chunks.get(place).content;
-}
-window.heatproof = (place, content) => chunks.get(place)?.resolve(content);
-
-const mean = (numbers) => numbers.reduce((sum, number) => sum + number, 0) / numbers.length;
-const known = (numbers) => numbers.filter((number) => number !== null);
-
-function shown(value, places) {
-  if (value === null || !Number.isFinite(value)) return DASH;
-  return value.toFixed(places).replace(/^-(0\.?0*)$/, "$1").replace("-", "−");
-}
-
 // The samples of one number, a row an image; their mean as the board has it; what is beside them.
 async function samples(set, about, c, m, common) {
   const who = about.contestants[c].file, what = about.metrics[m].file;
@@ -52,55 +23,50 @@ async function samples(set, about, c, m, common) {
       };
     });
   }).filter((row) => row.mean !== null || row.why);
-  const means = about.seeds.map((_, s) => known(rows.map((row) => row.values[s])))
-    .filter((values) => values.length).map(mean);
-  return { rows, beside: parts[0]?.[2], mean: means.length ? mean(means) : NaN };
+  return { rows, beside: parts[0]?.[2], mean: overSeeds(about, rows) };
 }
 
-// ---- A small chart of curves: series of {label, kind, points: [[x, y, low, high]]}
-
-function chart(series, title, axis) {
-  const [width, height, left, base] = [420, 190, 44, 160];
-  const points = series.flatMap((each) => each.points);
-  const ends = (numbers) => [Math.min(...numbers), Math.max(...numbers)];
-  const [x0, x1] = ends(points.map(([x]) => x));
-  const [y0, y1] = ends(points.flatMap(([, ...ys]) => ys).filter((y) => y !== null));
-  const x = (value) => left + ((value - x0) / (x1 - x0 || 1)) * (width - left - 12);
-  const y = (value) => base - ((value - y0) / (y1 - y0 || 1)) * (base - 14);
-  const said = series.map(({ label, points: p }) => (
-    `${label}: from ${shown(p[0][1], 3)} to ${shown(p.at(-1)[1], 3)}`)).join("; ");
-  const at = (px, py) => `${px.toFixed(1)},${py.toFixed(1)}`;
-  return el("figure", { class: "chart" },
-    el("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${title}. ${said}` },
-      el("path", { class: "axis", d: `M${left} 8V${base}H${width - 8}` }),
-      [y0, y1].map((end) => el("text", { x: left - 6, y: y(end) + 4, "text-anchor": "end" },
-        shown(end, 2))),
-      [x0, x1].map((end, i) => el("text", {
-        x: x(end), y: base + 14, "text-anchor": i ? "end" : "start",
-      }, `${Number(end.toFixed(3))}`)),
-      el("text", { x: (left + width) / 2, y: base + 27, "text-anchor": "middle" }, axis),
-      series.filter(({ points: p }) => p[0].length > 2).map(({ kind, points: p }) => el("polygon", {
-        class: `band ${kind}`, points: [...p.map(([px, , low]) => at(x(px), y(low))),
-          ...p.map(([px, , , high]) => at(x(px), y(high))).reverse()].join(" ") })),
-      series.map(({ kind, points: p }) => el("path", {
-        class: kind, d: `M${p.map(([px, py]) => at(x(px), y(py))).join("L")}` }))),
-    el("figcaption", {}, title, el("span", { class: "keys" }, series.map(({ label, kind }) =>
-      el("span", { class: kind }, label)))));
+// The mean over seeds of the means over images, as the board takes it.
+function overSeeds(about, rows) {
+  const means = about.seeds.map((_, s) => known(rows.map((row) => row.values[s])))
+    .filter((values) => values.length).map(mean);
+  return means.length ? mean(means) : NaN;
 }
 
 // ---- What stands in the dialog
 
-function facts(about, c, m, estimate, places) {
-  const [value, low, high, rank, best, worst, images, seeds, nans] = estimate;
-  const ranked = about.estimates[m].filter((row) => row?.[3] != null).length;
-  const place = rank === null ? "not ranked"
-    : `#${rank}${best < worst ? ` (${best}–${worst})` : ""} of ${ranked}`;
-  return el("dl", { class: "facts-of" }, [
+const terms = (pairs) => el("dl", { class: "facts-of" }, pairs.filter(Boolean).map(
+  ([term, text]) => el("div", {}, el("dt", {}, term), el("dd", {}, text))));
+const heading = (title, ...below) => el("h2", { id: "number-title" }, title,
+  el("span", {}, below.join(" · ")));
+const way = (what, track, ...more) => el("p", { class: "way" },
+  `${what.better === "higher" ? "↑" : "↓"} ${what.better} is better`,
+  [track, what.family, ...more].filter(Boolean).map((text) => ` · ${text}`).join(""));
+const again = (number, from) => el("p", { class: "small", id: "again", "data-mean": number },
+  `Aggregated again here, from ${from}: ${Number(number.toPrecision(6))}.`);
+// What leads on to another number.
+const further = (place, text) => el("button", {
+  type: "button", class: "see", onclick: () => go(place) }, text);
+
+function standing([, , , rank, best, worst], among) {
+  if (rank === null) return "not ranked";
+  const ranked = among.filter((row) => row?.[3] != null).length;
+  return `#${rank}${best < worst ? ` (${best}–${worst})` : ""} of ${ranked}`;
+}
+
+function facts(set, about, c, m, estimate, places) {
+  const [value, low, high, , , , images, seeds, nans] = estimate, what = about.metrics[m];
+  const most = about.metrics.findIndex((other) => other.name === `ceiling/${what.name}`);
+  const limit = about.estimates[most]?.[c];
+  return terms([
     ["Mean", el("strong", {}, shown(value, places))],
-    ["95 % interval", `${shown(low, places)} to ${shown(high, places)}`], ["Rank", place],
+    ["95 % interval", `${shown(low, places)} to ${shown(high, places)}`],
+    what.family === GAUGE ? null : ["Rank", standing(estimate, about.estimates[m])],
     ["Images × seeds", `${images} × ${seeds}`],
+    limit ? ["At most, on its grid", further(
+      [set, about.contestants[c].name, about.metrics[most].name], shown(limit[0], places))] : null,
     nans ? ["Without a number", `${nans} samples`] : null,
-  ].filter(Boolean).map(([term, text]) => el("div", {}, el("dt", {}, term), el("dd", {}, text))));
+  ]);
 }
 
 function rivals(about, c, m, estimates, places) {
@@ -113,17 +79,20 @@ function rivals(about, c, m, estimates, places) {
       i ? ", " : "", `${who.label} (${shown(row[0], places)})`]) : "nothing.");
 }
 
-function duels(about, against, places) {
+const KINDS = { better: "beats", worse: "worse" };
+
+function duels(set, about, c, m, against, places) {
   if (!against?.length) return null;
-  const kinds = { better: "beats", worse: "worse" };
   return el("div", {}, el("p", {}, el("strong", {}, "Head to head"),
     " on the same images and seeds: the paired difference with its 95 % interval, and how often "
     + "it is better on one of them (ties half)."),
-  el("ul", { class: "duels" }, against.map(([control, value, low, high, reads, wins]) => el("li", {},
-    el("span", { class: `chip ${kinds[reads] ?? "unsure"}` }, reads), " ",
-    `${reads === "better" || reads === "worse" ? "than" : "from"} `,
-    `${about.contestants[control].label}: `,
-    `${shown(value, places)} (${shown(low, places)} to ${shown(high, places)})`,
+  el("ul", { class: "duels" }, against.map(([control, value, low, high, reads, wins]) => el(
+    "li", {},
+    el("span", { class: `chip ${KINDS[reads] ?? "unsure"}` }, reads),
+    reads in KINDS ? " than " : " from ", further([set, about.contestants[c].name,
+      about.metrics[m].name, "minus", about.contestants[control].name],
+    about.contestants[control].label),
+    `: ${shown(value, places)} (${shown(low, places)} to ${shown(high, places)})`,
     wins === null ? "" : `, ${Math.round(100 * wins)} %`))));
 }
 
@@ -159,120 +128,170 @@ function curves(about, c, m, one, other, control) {
 const picture = (path, alt) => el("img", {
   src: path.split("/").map(encodeURIComponent).join("/"), alt });
 
-function pictures(about, c, row, image, curve, places) {
-  const media = about.media, shot = media.images[image], map = shot.maps[c];
+function pictures(about, of, row, image, curve, places) {
+  const media = about.media, shot = media.images[image];
   const seed = about.seeds.indexOf(media.seed);
   const figure = (src, alt, text) => el("figure", {}, picture(src, alt),
     el("figcaption", {}, text));
   return el("div", { class: "pictures" },
     figure(shot.image, `Image ${row.key}`, media.outlined ? "Image, mask outlined" : "Image"),
-    map ? figure(map, `Map for ${row.key}`, `Map, seed ${media.seed}`) : null,
+    of.map((c) => figure(shot.maps[c], of.length > 1 ? `Map of ${about.contestants[c].label} for `
+      + row.key : `Map for ${row.key}`, of.length > 1 ? about.contestants[c].label
+      : `Map, seed ${media.seed}`)),
     curve, el("p", { class: "small" }, `${row.key} · ${row.label}, predicted `
       + `${row.predictions[seed] ?? DASH} · value ${shown(row.values[seed], places)} `
       + `with seed ${media.seed}`));
 }
 
-// The table of images, sortable by any of its columns; `choose` shows the pictures of one.
-function table(about, rows, places, choose, kept) {
-  const same = (list) => new Set(list).size === 1;
-  const columns = [
-    ["Image", (row) => row.key], ["Class", (row) => row.label],
-    ["Predicted", (row) => {
-      const said = row.predictions.map((p) => p ?? DASH);
-      return same(said) ? said[0] : said.join(" · ");
-    }],
-    ["Mean over seeds", (row) => row.mean], ...(about.seeds.length > 1
-      ? about.seeds.map((seed, s) => [`Seed ${seed}`, (row) => row.values[s]]) : []),
-    ...(rows.some((row) => row.why) ? [["Why there is none", (row) => row.why]] : []),
-  ];
-  const body = el("tbody"), more = el("button", { type: "button", class: "more" });
-  let order = rows, limit = FEW, sorted = null, upward = true;
-  const cell = (row, read, i) => {
-    const value = read(row);
-    if (i === 0) {
-      return el("th", { scope: "row" }, kept.has(row.key) ? el("button", {
-        type: "button", class: "see", onclick: () => choose(row) }, `${value}`) : `${value}`);
-    }
-    return el("td", {}, typeof value === "string" ? value : shown(value, places));
-  };
-  const fill = () => {
-    body.replaceChildren(...order.slice(0, limit).map((row) => el("tr", { "data-key": row.key },
-      columns.map(([, read], i) => cell(row, read, i)))));
-    more.hidden = order.length <= limit;
-    more.textContent = `Show ${Math.min(FEW, order.length - limit)} more of ${order.length}`;
-  };
-  more.addEventListener("click", () => { limit += FEW; fill(); });
-  const head = el("tr", {}, columns.map(([name, read], i) => el("th", { scope: "col" }, el(
-    "button", { type: "button", class: "by", onclick: () => {
-      upward = sorted === i ? !upward : true;
-      sorted = i;
-      order = [...rows].sort((a, b) => compare(read(a), read(b), upward));
-      [...head.cells].forEach((other) => other.removeAttribute("aria-sort"));
-      head.cells[i].setAttribute("aria-sort", upward ? "ascending" : "descending");
-      fill();
-    } }, name))));
-  fill();
-  return el("div", {
-    class: "scroll", tabindex: 0, role: "region", "aria-label": "Values by image",
-  }, el("table", { class: "samples" }, el("caption", {}, el("span", {},
-      `${rows.length} images${kept.size ? "; those that are underlined have pictures" : ""}`)),
-    el("thead", {}, head), body), more);
+const byImage = [["Image", (row) => row.key], ["Class", (row) => row.label]];
+const bySeed = (about) => (about.seeds.length > 1
+  ? about.seeds.map((seed, s) => [`Seed ${seed}`, (row) => row.values[s]]) : []);
+
+function predicted({ predictions }) {
+  const said = [...new Set(predictions.map((p) => p ?? DASH))];
+  return said.length > 1 ? predictions.map((p) => p ?? DASH).join(" · ") : said.join("");
 }
 
-async function content(set, name, metric, common, places) {
-  const about = await load(`${set}/board`);
-  const c = about.contestants.findIndex((who) => who.name === name);
-  const m = about.metrics.findIndex((what) => what.name === metric);
-  const estimates = common ? about.common : about.estimates;
-  const estimate = estimates[m]?.[c];
-  if (!estimate) throw new Error("There is no such number on this page.");
-  const { rows, beside, mean: again } = await samples(set, about, c, m, common);
-  const control = bestControl(about, c, m);
-  const other = control === undefined || !(beside.curve.length || beside.curves.length) ? null
-    : await load(`${set}/values/${about.contestants[control].file}/${about.metrics[m].file}.0`);
-  const drawn = curves(about, c, m, beside, other, control);
-  const what = about.metrics[m];
-  const images = (about.media?.images ?? []).map((image, i) => [image, i])
-    .filter(([image]) => image.maps[c]);
-  const kept = new Map(images.map(([image, i]) => [image.key, i]));
+// The images that have pictures of all these contestants: key -> place; a strip of buttons.
+function gallery(about, rows, of, show) {
+  const kept = new Map((about.media?.images ?? []).map((image, i) => [image.key, i])
+    .filter(([, i]) => of.every((c) => about.media.images[i].maps[c])));
   const panel = el("div", { "aria-live": "polite" });
-  const strip = el("div", { class: "strip", role: "group", "aria-label": "Images with pictures" },
-    rows.filter((row) => kept.has(row.key)).map((row) => el("button", {
-      type: "button", "data-key": row.key, title: `${row.key}: ${shown(row.mean, places)}`,
-      onclick: () => choose(row) }, picture(images.find(([image]) => image.key === row.key)[0]
-      .maps[c], `Pictures of ${row.key}`))));
   const choose = (row) => {
-    panel.replaceChildren(pictures(about, c, row, kept.get(row.key),
-      drawn.of(kept.get(row.key)), places));
+    panel.replaceChildren(show(row, kept.get(row.key)));
     all("tr, .strip button", dialog).forEach((each) => each.classList.toggle("chosen",
       each.dataset.key === row.key));
   };
-  const values = table(about, rows, places + 1, choose, kept);
-  return { about, parts: [
-    el("h2", { id: "number-title" }, what.title, el("span", {},
-      `${about.contestants[c].label} · ${about.title}`)),
-    el("p", { class: "way" },
-      `${what.better === "higher" ? "↑" : "↓"} ${what.better} is better`,
-      [`${what.track} track`, what.family, what.range && `range ${what.range}`, what.units,
-        common && "only images that all networks get right"].filter(Boolean)
-        .map((text) => ` · ${text}`).join("")),
+  const pictured = rows.filter((row) => kept.has(row.key));
+  const strip = el("div", { class: "strip", role: "group", "aria-label": "Images with pictures" },
+    pictured.map((row) => el("button", {
+      type: "button", "data-key": row.key, title: row.key, onclick: () => choose(row) }, picture(
+      about.media.images[kept.get(row.key)].maps[of[0]], `Pictures of ${row.key}`))));
+  return { kept, choose, parts: [pictured.length > 1 ? strip : null, panel],
+    first: () => pictured.length && choose(pictured[0]) };
+}
+
+function indices(of, list) {
+  const found = of.map((name) => list.findIndex((each) => each.name === name));
+  if (found.includes(-1)) throw new Error("There is no such number on this page.");
+  return found;
+}
+
+async function number(set, name, metric, common, decimals) {
+  const about = await load(`${set}/board`);
+  const [[c], [m]] = [indices([name], about.contestants), indices([metric], about.metrics)];
+  const estimates = common ? about.common : about.estimates, estimate = estimates[m][c];
+  if (!estimate) throw new Error("There is no such number on this page.");
+  const what = about.metrics[m], ranks = what.family !== GAUGE;
+  const { rows, beside, mean: whole } = await samples(set, about, c, m, common);
+  const control = ranks ? bestControl(about, c, m) : undefined;
+  const other = control === undefined || !(beside.curve.length || beside.curves.length) ? null
+    : await load(`${set}/values/${about.contestants[control].file}/${what.file}.0`);
+  const drawn = curves(about, c, m, beside, other, control);
+  const shots = gallery(about, rows, [c], (row, image) => pictures(about, [c], row, image,
+    drawn.of(image), decimals));
+  const columns = [...byImage, ["Predicted", predicted], ["Mean over seeds", (row) => row.mean],
+    ...bySeed(about),
+    ...(rows.some((row) => row.why) ? [["Why there is none", (row) => row.why]] : [])];
+  return [
+    heading(what.title, about.contestants[c].label, about.title),
+    way(what, ranks && `${what.track} track`, what.range && `range ${what.range}`, what.units,
+      common && "only images that all networks get right"),
     what.defect ? el("p", { class: "alarm" }, `Has a defect, and is not ranked: ${what.defect}`)
       : null,
-    facts(about, c, m, estimate, places), rivals(about, c, m, estimates, places),
-    common ? null : duels(about, beside.against, places),
+    facts(set, about, c, m, estimate, decimals),
+    ranks ? rivals(about, c, m, estimates, decimals) : null,
+    common ? null : duels(set, about, c, m, beside.against, decimals),
     what.about ? el("h3", {}, "What it measures") : null, el("p", {}, what.about),
     what.formula ? el("p", { class: "formula" }, what.formula) : null,
     el("h3", {}, "The images behind it"), common ? null : drawn.whole,
-    strip.children.length > 1 ? strip : null, panel, values,
-    el("p", { class: "small", id: "again", "data-mean": again },
-      `Aggregated again here, from the values of this table: ${Number(again.toPrecision(6))}.`),
-  ], first: () => {
-    const row = rows.find((each) => kept.has(each.key));
-    if (row) choose(row);
-  } };
+    ...shots.parts, table(columns, rows, decimals + 1, shots.choose, shots.kept),
+    again(whole, "the values of this table"), shots.first,
+  ];
 }
 
-// ---- Opening and closing
+// One contestant minus another, image by image: what effects and head-to-heads are made of.
+async function difference(set, name, metric, rival, wanted) {
+  const decimals = Math.max(wanted, 3); // as the page shows effects
+  const about = await load(`${set}/board`);
+  const [[a, b], [m]] = [indices([name, rival], about.contestants),
+    indices([metric], about.metrics)];
+  const [mine, theirs] = await Promise.all([a, b].map((c) => samples(set, about, c, m, false)));
+  const effect = about.effects.find(({ first, second }) => first === a && second === b);
+  const found = effect?.found[m]
+    ?? mine.beside.against.find(([other]) => other === b)?.slice(1, 5);
+  if (!found) throw new Error("There is no such number on this page.");
+  const [value, low, high, reads] = found, what = about.metrics[m];
+  const [first, second] = [a, b].map((c) => about.contestants[c].label);
+  const other = new Map(theirs.rows.map((row) => [row.key, row]));
+  const rows = mine.rows.filter((row) => other.has(row.key)).map((row) => {
+    const beside = other.get(row.key);
+    const values = row.values.map((one, s) => (one === null || beside.values[s] === null ? null
+      : one - beside.values[s]));
+    return { ...row, values, own: row.mean, theirs: beside.mean,
+      mean: known(values).length ? mean(known(values)) : null };
+  }).filter((row) => row.mean !== null);
+  const shots = gallery(about, rows, [a, b], (row, image) => pictures(about, [a, b], row, image,
+    null, decimals));
+  const columns = [...byImage, [first, (row) => row.own], [second, (row) => row.theirs],
+    ["Difference", (row) => row.mean], ...bySeed(about)];
+  return [
+    heading(`${what.title}: ${effect ? `${effect.effect} effect` : "paired difference"}`,
+      `${first} − ${second}`, about.title),
+    way(what, `${what.track} track`, what.units),
+    terms([["Mean difference", el("strong", {}, shown(value, decimals))],
+      ["95 % interval", `${shown(low, decimals)} to ${shown(high, decimals)}`],
+      ["Reads", el("span", { class: `chip ${KINDS[reads] ?? "unsure"}` }, reads)],
+      ...[[first, name, a], [second, rival, b]].map(([label, one, c]) => about.estimates[m][c]
+        && [label, further([set, one, metric], shown(about.estimates[m][c][0], decimals))])]),
+    el("p", {}, "Paired: of the same images and seeds, those that both have a number for."),
+    el("h3", {}, "The images behind it"), ...shots.parts,
+    table(columns, rows, decimals + 1, shots.choose, shots.kept),
+    again(overSeeds(about, rows), "the differences of this table"), shots.first,
+  ];
+}
+
+// The rank and the verdict in a family: the metrics that they are made of, each of which opens.
+async function family(set, name, key) {
+  const about = await load(`${set}/board`), [c] = indices([name], about.contestants);
+  const found = about.families.find((each) => each.key === key), told = found?.judged[c];
+  if (!told) throw new Error("There is no such rank on this page.");
+  const members = about.metrics.map((what, m) => [what, about.estimates[m][c], m])
+    .filter(([what, row]) => row && what.track === found.track && what.family === found.family);
+  const [total, rank, best, worst, n] = told.ranks ?? [];
+  const counted = members.filter(([, row]) => row[3] !== null);
+  const head = ["Metric", "Mean", "95 % interval", "Rank"];
+  return [
+    heading(`${found.family}: ${told.ranks ? "family rank" : "verdict"}`,
+      about.contestants[c].label, about.title),
+    el("p", { class: "way" }, `${found.track} track`),
+    terms([told.ranks ? ["Family rank", el("strong", {}, `#${rank}`)] : null,
+      best < worst ? ["95 % interval", `#${best} to #${worst}`] : null,
+      told.ranks ? ["Mean of its ranks", `${Number(total.toPrecision(4))}`] : null,
+      told.verdict ? ["Against the controls", told.verdict] : null]),
+    told.detail && told.detail !== told.verdict ? el("p", {}, `${told.detail}.`) : null,
+    told.ranks ? el("p", {}, "Those that have a rank in "
+      + `${n > 1 ? `each of these ${n} metrics` : "this metric"}, controls as well, are ordered by `
+      + "the mean of their ranks.") : null,
+    el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Its metrics" },
+      el("table", { class: "samples" }, el("caption", {}, el("span", {}, "Each opens")),
+        el("thead", {}, el("tr", {}, head.map((text) => el("th", { scope: "col" }, text)))),
+        el("tbody", {}, members.map(([what, row, m]) => {
+          const decimals = decimalsOf([set, name, what.name]);
+          return el("tr", {}, el("th", { scope: "row" },
+            further([set, name, what.name], what.title), el("span", { class: "direction" },
+              `${what.better === "higher" ? "↑" : "↓"} ${what.better} is better`)),
+          el("td", {}, shown(row[0], decimals)),
+          el("td", {}, `${shown(row[1], decimals)} to ${shown(row[2], decimals)}`),
+          el("td", {}, standing(row, about.estimates[m])));
+        })))),
+    told.ranks ? again(mean(counted.map(([, row]) => row[3])), "the mean of these ranks") : null,
+  ];
+}
+
+// ---- Opening and closing: open=SET/CONTESTANT/METRIC, then /common, /minus/OTHER or /family/KEY
+
+const trail = []; // what was open before what is
 
 async function showNumber() {
   const asked = state.get("open");
@@ -280,54 +299,75 @@ async function showNumber() {
     if (dialog.open) dialog.close();
     return;
   }
-  const [set, name, metric, common] = asked.split("/").map(decodeURIComponent);
+  const [set, name, metric, kind, other] = asked.split("/").map(decodeURIComponent);
   const close = el("button", { type: "button", class: "close", "aria-label": "Close",
     onclick: () => dialog.close() }, "✕");
+  const back = trail.length ? el("button", { type: "button", class: "back",
+    onclick: () => { put("open", trail.pop()); showNumber(); } }, "‹ Back") : "";
   const wait = el("p", { role: "status", id: "number-title" }, "Loading …");
   dialog.replaceChildren(close, wait);
   if (!dialog.open) dialog.showModal();
   try {
-    const found = await content(set, name, metric, common === "common",
-      places(set, name, metric));
+    const decimals = decimalsOf([set, name, metric]);
+    const found = await (kind === "minus" ? difference(set, name, metric, other, decimals)
+      : kind === "family" ? family(set, name, other)
+        : number(set, name, metric, kind === "common", decimals));
     if (state.get("open") !== asked) return;
-    dialog.replaceChildren(close, ...found.parts.filter(Boolean));
-    found.first();
+    dialog.replaceChildren(close, back, ...found.filter((part) => part instanceof Node));
+    found.filter((part) => typeof part === "function").forEach((act) => act());
+    dialog.scrollTop = 0;
+    (back || close).focus();
   } catch (error) {
     wait.textContent = error.message;
   }
 }
 
-// As many decimals as the page itself shows of this number.
-function places(set, name, metric) {
-  const cell = all("table.board td.number").find((each) => {
-    const [s, n, m] = address(each);
-    return s === set && n === name && m === metric;
+function go(place) {
+  if (dialog.open) trail.push(state.get("open"));
+  put("open", place.map(encodeURIComponent).join("/"));
+  showNumber();
+}
+
+// As many decimals as the page itself shows of a number.
+function decimalsOf(place) {
+  const cell = all("td.number").find((each) => {
+    const [set, name, metric, kind] = address(each);
+    return !kind && [set, name, metric].every((part, i) => part === place[i]);
   });
   return cell ? one(".mean", cell).textContent.replace(/ .*/, "").split(".")[1]?.length ?? 0 : 3;
 }
 
 function address(cell) {
-  const board = cell.closest("table");
-  const set = cell.dataset.set ?? board.dataset.set;
-  const { metric } = heads(board)[cell.cellIndex].dataset;
-  return [set, cell.parentNode.dataset.name, metric, ...(board.dataset.common ? ["common"] : [])];
+  const board = cell.closest("table"), row = cell.parentNode.dataset;
+  const head = heads(board)[cell.cellIndex].dataset, set = head.set ?? board.dataset.set;
+  if (head.minus) return [set, head.name, row.metric, "minus", head.minus];
+  if (head.judges) return [set, row.name, "", "family", head.judges];
+  return [set, row.name, head.metric, ...(board.dataset.common ? ["common"] : [])];
 }
 
-dialog.addEventListener("close", () => put("open", ""));
+dialog.addEventListener("close", () => {
+  trail.length = 0;
+  put("open", "");
+});
 dialog.addEventListener("click", (event) => {
   if (event.target === dialog) dialog.close(); // the backdrop
 });
 
-for (const board of all("table.board, table.verdicts")) {
-  all("td.number .mean", board).forEach((number, i) => number.replaceWith(el("button", {
-    type: "button", class: number.className, tabindex: i ? -1 : 0,
-    "aria-description": "Opens the images behind it; arrow keys move", "aria-haspopup": "dialog",
-  }, number.textContent)));
+// A number becomes a button; of a verdict and a rank, which open the same, the first.
+function opener(cell, i) {
+  const part = one(".mean", cell) ?? one(".chip, .place", cell);
+  const button = el("button", {
+    type: "button", class: part.matches(".mean") ? part.className : "mean", tabindex: i ? -1 : 0,
+    "aria-description": "Opens what is behind it; arrow keys move", "aria-haspopup": "dialog" });
+  part.replaceWith(button);
+  button.append(...(part.matches(".mean") ? part.childNodes : [part]));
+}
+
+for (const board of all("main table").filter((table) => one("td.number", table))) {
+  all("td.number", board).forEach(opener);
   board.addEventListener("click", ({ target }) => {
     const cell = target.closest("td.number");
-    if (!cell || target.closest("a")) return;
-    put("open", address(cell).map(encodeURIComponent).join("/"));
-    showNumber();
+    if (cell && !target.closest("a")) go(address(cell));
   });
   // One stop of the Tab key a table; from there the arrows go to every number.
   board.addEventListener("focusin", ({ target }) => {

@@ -210,6 +210,125 @@ for (const form of all("form.weights")) {
   });
 }
 
+// ---- What the page says of whatever is pointed at: written then, since most never is
+
+document.addEventListener("mouseover", ({ target }) => {
+  const cell = target.closest?.("table.board td.number"), chip = target.closest?.(".chip");
+  const head = target.closest?.("th[data-metric]");
+  if (chip && !chip.title) chip.title = one(".unseen", chip)?.textContent ?? "";
+  if (head && !head.title) {
+    const card = document.getElementById(decodeURIComponent(one("a", head)?.hash.slice(1) ?? ""));
+    head.title = card ? one("p:not(.alarm, .formula)", card)?.textContent ?? "" : "";
+  }
+  if (!cell || cell.title || !one("small", cell)) return;
+  const board = cell.closest("table"), { better } = heads(board)[cell.cellIndex].dataset;
+  const [mean, rank, interval] = [".mean", ".rank", "small"].map((part) => (
+    one(part, cell)?.textContent));
+  cell.title = `mean ${mean}, 95 % interval ${interval.slice(2)}${rank ? `, rank ${rank}` : ""}; `
+    + `${cell.dataset.n ?? board.dataset.n}; ${better} is better`;
+});
+
+// ---- Numbers as text, a table and a chart of them
+
+const FEW = 200; // rows of a long table at a time
+
+const mean = (numbers) => numbers.reduce((sum, number) => sum + number, 0) / numbers.length;
+const known = (numbers) => numbers.filter((number) => number !== null);
+
+function shown(value, places) {
+  if (value === null || !Number.isFinite(value)) return DASH;
+  return value.toFixed(places).replace(/^-(0\.?0*)$/, "$1").replace("-", "−");
+}
+
+// ---- A small chart of curves: series of {label, kind, points: [[x, y, low, high]]}
+
+function chart(series, title, axis) {
+  const [width, height, left, base] = [420, 190, 44, 160];
+  const points = series.flatMap((each) => each.points);
+  const ends = (numbers) => [Math.min(...numbers), Math.max(...numbers)];
+  const [x0, x1] = ends(points.map(([x]) => x));
+  const [y0, y1] = ends(points.flatMap(([, ...ys]) => ys).filter((y) => y !== null));
+  const x = (value) => left + ((value - x0) / (x1 - x0 || 1)) * (width - left - 12);
+  const y = (value) => base - ((value - y0) / (y1 - y0 || 1)) * (base - 14);
+  const said = series.map(({ label, points: p }) => (
+    `${label}: from ${shown(p[0][1], 3)} to ${shown(p.at(-1)[1], 3)}`)).join("; ");
+  const at = (px, py) => `${px.toFixed(1)},${py.toFixed(1)}`;
+  return el("figure", { class: "chart" },
+    el("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${title}. ${said}` },
+      el("path", { class: "axis", d: `M${left} 8V${base}H${width - 8}` }),
+      [y0, y1].map((end) => el("text", { x: left - 6, y: y(end) + 4, "text-anchor": "end" },
+        shown(end, 2))),
+      [x0, x1].map((end, i) => el("text", {
+        x: x(end), y: base + 14, "text-anchor": i ? "end" : "start",
+      }, `${Number(end.toFixed(3))}`)),
+      el("text", { x: (left + width) / 2, y: base + 27, "text-anchor": "middle" }, axis),
+      series.filter(({ points: p }) => p[0].length > 2).map(({ kind, points: p }) => el("polygon", {
+        class: `band ${kind}`, points: [...p.map(([px, , low]) => at(x(px), y(low))),
+          ...p.map(([px, , , high]) => at(x(px), y(high))).reverse()].join(" ") })),
+      series.map(({ kind, points: p }) => el("path", {
+        class: kind, d: `M${p.map(([px, py]) => at(x(px), y(py))).join("L")}` }))),
+    el("figcaption", {}, title, el("span", { class: "keys" }, series.map(({ label, kind }) =>
+      el("span", { class: kind }, label)))));
+}
+
+// The table of images, sortable by any of its columns; `choose` shows the pictures of one.
+function table(columns, rows, places, choose, kept) {
+  const body = el("tbody"), more = el("button", { type: "button", class: "more" });
+  let order = rows, limit = FEW, sorted = null, upward = true;
+  const cell = (row, read, i) => {
+    const value = read(row);
+    if (i === 0) {
+      return el("th", { scope: "row" }, kept.has(row.key) ? el("button", {
+        type: "button", class: "see", onclick: () => choose(row) }, `${value}`) : `${value}`);
+    }
+    return el("td", {}, typeof value === "string" ? value : shown(value, places));
+  };
+  const fill = () => {
+    body.replaceChildren(...order.slice(0, limit).map((row) => el("tr", { "data-key": row.key },
+      columns.map(([, read], i) => cell(row, read, i)))));
+    more.hidden = order.length <= limit;
+    more.textContent = `Show ${Math.min(FEW, order.length - limit)} more of ${order.length}`;
+  };
+  more.addEventListener("click", () => { limit += FEW; fill(); });
+  const head = el("tr", {}, columns.map(([name, read], i) => el("th", { scope: "col" }, el(
+    "button", { type: "button", class: "by", onclick: () => {
+      upward = sorted === i ? !upward : true;
+      sorted = i;
+      order = [...rows].sort((a, b) => compare(read(a), read(b), upward));
+      [...head.cells].forEach((other) => other.removeAttribute("aria-sort"));
+      head.cells[i].setAttribute("aria-sort", upward ? "ascending" : "descending");
+      fill();
+    } }, name))));
+  fill();
+  return el("div", {
+    class: "scroll", tabindex: 0, role: "region", "aria-label": "Values by image",
+  }, el("table", { class: "samples" }, el("caption", {}, el("span", {},
+      `${rows.length} images${kept.size ? "; those that are underlined have pictures" : ""}`)),
+    el("thead", {}, head), body), more);
+}
+
+// ---- The samples: scripts of chunks.py below data/, loaded when somebody asks for them
+
+const chunks = new Map();
+
+function load(place) {
+  if (!chunks.has(place)) {
+    const chunk = {};
+    chunk.content = new Promise((resolve, reject) => {
+      chunk.resolve = resolve;
+      document.head.append(el("script", {
+        src: `data/${place}.js`, onerror: () => {
+          chunks.delete(place);
+          reject(new Error(`data/${place}.js cannot be read; publish the page again.`));
+        },
+      }));
+    });
+    chunks.set(place, chunk);
+  }
+  return chunks.get(place).content;
+}
+window.heatproof = (place, content) => chunks.get(place)?.resolve(content);
+
 // ---- Start
 
 function show() {

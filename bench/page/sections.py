@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -163,24 +164,37 @@ def _table(
 ) -> Row:
     """One table of families, on all images and on those that all networks get right.
 
-    whole: with those that are incomplete, which have a dash in every column.
+    whole: with those that are incomplete, which have a dash in every column. n: how many images and
+    seeds most cells have; a cell says so where it has others.
     """
     metrics = [metric for block in blocks for metric in block.metrics]
     scales = {m["name"]: _scale([table, *([common] if common else [])], m) for m in metrics}
+    every = [group for group in _groups(board, table, told, blocks, scales, None)
+             if whole or group["kind"] != "incomplete"]
+    shared = [group for group in _groups(board, common, told, blocks, scales, table)
+              if group["kind"] != "incomplete"] if common else []
+    n = _said_once([cell for group in every + shared for row in group["rows"]
+                    for block in row["blocks"] for cell in block["cells"] if cell])
     return {
         "of": "Contestant",
         "name": ", ".join(dict.fromkeys(block.family for block in blocks)).capitalize(),
-        "blocks": [{"family": block.family, "part": block.part, "sanity": block.family == SANITY,
+        "blocks": [{"family": block.family, "key": f"{block.metrics[0]['track']}.{block.family}",
+                    "part": block.part, "sanity": block.family == SANITY,
                     "judged": block.judged, "columns": block.columns,
                     "heads": [{**head(board, m, told), "name": m["name"]}
                              for m in block.metrics]}
                    for block in blocks],
         "defects": [(m["title"], m["defect"]) for m in metrics if m["defect"]],
-        "groups": [group for group in _groups(board, table, told, blocks, scales, None)
-                   if whole or group["kind"] != "incomplete"],
-        "common": [group for group in _groups(board, common, told, blocks, scales, table)
-                   if group["kind"] != "incomplete"] if common else [],
+        "groups": every, "common": shared, "n": n,
         "width": 1 + sum(block.columns for block in blocks)}
+
+
+def _said_once(cells: Sequence[Row]) -> str:
+    """The commonest "n" of some cells, which is then theirs no more."""
+    n: str = Counter(cell["n"] for cell in cells).most_common(1)[0][0] if cells else ""
+    for cell in cells:
+        cell["n"] = "" if cell["n"] == n else cell["n"]
+    return n
 
 
 def _groups(
@@ -347,8 +361,8 @@ def _effects(board: Board, table: Grid, metrics: Sequence[Row]) -> Row | None:
     columns = list(dict.fromkeys(key for key, _ in found))
     return {
         "columns": columns, "rows": [{
-            "title": metric["title"], "family": metric["family"], "better": metric["better"],
-            "cells": [(row := found.get((column, metric["name"]))) and {
+            "name": metric["name"], "title": metric["title"], "family": metric["family"],
+            "better": metric["better"], "cells": [(row := found.get((column, metric["name"]))) and {
                 **{key: gauges.signed(row[key]) for key in ("mean", "low", "high")},
                 "reads": row["reads"], "kind": {"better": "beats", "worse": "worse"}.get(
                     row["reads"], "unsure")} for column in columns]} for metric in shown]}

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench.board import Board
+from bench.checks import mixed
 from bench.page.tables import (
     DASH,
     KINDS,
@@ -46,10 +47,12 @@ def tables(board: Board) -> Iterator[Table]:
                     if family != CLASSIFIER and family in {*ranks["family"], *verdicts["family"]}]
         rank = {(row["family"], row["contestant"]): row["rank"] for row in records(ranks)}
         verdict = {(row["family"], row["contestant"]): row for row in records(verdicts)}
+        made = mixed(records(board.makings[board.makings["dataset"] == dataset]))
+        told = [*warnings(board, dataset), *(f"{dataset}: {line}" for line in made)]
         table = Table(title=f"{dataset}, {track_title(track)} track: rank in each family, and "
                       "against the controls",
                       title_justify="left", box=None, pad_edge=False, header_style="bold",
-                      caption=escape("\n".join(warnings(board, dataset))) or None,
+                      caption=escape("\n".join(told)) or None,
                       caption_justify="left", caption_style="red")
         table.add_column("contestant", no_wrap=True)
         table.add_column("accuracy", justify="right")

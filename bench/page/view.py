@@ -11,7 +11,7 @@ from bench.measure import GAUGE
 from bench.page import cards, gauges, tables
 from bench.page.chunks import files
 from bench.page.gallery import Gallery
-from bench.page.sections import BAR, plural, section, verdict_chip
+from bench.page.sections import plural, section, verdict_chip
 from bench.page.tables import (
     ARROW,
     DASH,
@@ -39,7 +39,7 @@ def context(board: Board, results: Results, galleries: dict[str, Gallery]) -> di
     return {
         "suite": board.suite, "title": board.title, "protocol": board.protocol,
         "counts": _counts(board, results), "batteries": board.batteries, "notes": board.notes,
-        "arrow": ARROW, "bar": BAR, "spark": gauges.SPARK,
+        "arrow": ARROW, "spark": gauges.SPARK,
         "warnings": tables.warnings(board), "adds_up": tables.ADDS_UP,
         "tracks": [{"name": track, "slug": slug(track), "title": tables.track_title(track)}
                    for track in tracks(board)],
@@ -98,7 +98,7 @@ def _summary(
     verdicts = {(row["dataset"], row["family"], row["contestant"]): verdict_chip(row)
                 for row in records(said)}
     blocks: list[dict[str, Any]] = [{
-        "dataset": table.dataset, "slug": slug(table.dataset),
+        "dataset": table.dataset, "slug": slug(table.dataset), "set": sets[table.dataset],
         "families": list(dict.fromkeys(
             m["family"] for m in table.metrics
             if m["track"] == track and m["family"] != CLASSIFIER and is_compared(m)))}
@@ -124,7 +124,7 @@ def _summary(
                 "verdicts": found, "share": share,
                 "entered": any(name in names for names in table.rows.values()),
                 "accuracy": DASH if share is None else f"{100 * share:.1f} %",
-                "opens": sets[table.dataset] if table.cells.get((name, "accuracy")) else ""})
+                "opens": bool(table.cells.get((name, "accuracy")))})
         rows.append({"name": name, "title": title(board, name), "label": label(board, name),
                      "cells": cells, "n": n, "ranked": name in judged,
                      "family": facts["family"] or "unknown"})

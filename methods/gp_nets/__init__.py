@@ -100,6 +100,12 @@ class GlobalPooling(Method):
         return functional.cross_entropy(
             logits, batch.y, None if weights is None else weights.to(logits))
 
+    def weight(self, batch: Batch) -> float:
+        """The sum of its images' class weights, by which the cross-entropy is a mean."""
+        if self.class_weights is None:
+            return super().weight(batch)
+        return float(self.class_weights.cpu()[batch.y.cpu()].sum())
+
     def published(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The authors' checkpoint, from their classes, their trainer or the Hugging Face hub.
 

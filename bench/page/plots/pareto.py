@@ -12,6 +12,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from bench.board import Board
+from bench.measure import ends as reach
 from bench.page.plots.sheet import (
     GLYPHS,
     GREY,
@@ -111,6 +112,8 @@ def _panel(sheet: Sheet, places: list[Place], metric: Row, left: float, top: flo
     bottom, right = top + _HIGH, left + _WIDE
     # Few seeds make long intervals, beside which all accuracies were one: these are cut off.
     ends = span([place.x for place in places], 0.3)
+    floor, ceiling = reach(str(metric["range"]))
+    ends = max(ends[0], floor), min(ends[1], ceiling)
     least, most = ends if metric["better"] == "higher" else ends[::-1]
     across = Scale(least, most, left, right)
     low, high = span([place.rank for place in places], 0.09)

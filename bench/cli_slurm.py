@@ -1,0 +1,143 @@
+"""`heatproof run SUITE --on slurm`: submits what is missing, and watches the queue."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+
+from bench import cluster, profile, suite
+from bench.cells import Cell, is_done, missing, planned, word
+from bench.core import HeatproofError
+from bench.run import Outcome, Place
+from bench.status import cost, standings
+from bench.store import Cache
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bench.cluster import Array, Submission
+    from bench.pool import Settings
+    from bench.profile import Profile
+    from bench.spec import RunSpec
+    from bench.suite import Suite
+    from bench.watch import Watch
+
+LOOK = 2.0
+"""Seconds between two looks at the queue; more for large suites."""
+LATE = 10.0
+"""Seconds for which a network file system may hide what a job of another machine has written."""
+
+
+def outcomes(
+    name: str, found: Suite, specs: Sequence[RunSpec], *, seeds: int, only: Sequence[str],
+    settings: Settings, profile_file: Path | None, leaderboard: Path, dry_run: bool, detach: bool,
+    watch: Watch, printed: Console,
+) -> Iterator[Outcome]:
+    """Submits what is neither done nor queued and yields how each run ended, as the store tells.
+
+    `dry_run` prints what sbatch would be given instead; `detach` ends once all is submitted.
+    Raises HeatproofError where there is no Slurm, or where it refuses.
+    """
+    if not dry_run:
+        cluster.check()
+    asked = profile.read(profile_file)
+    place = Place(settings.out, Cache())
+    cells = planned(found, specs)
+    left = missing(cells, place)
+    queue = cluster.queue()
+    if queue is None and not dry_run:
+        raise HeatproofError("squeue does not answer; is Slurm up? (sinfo tells)")
+    waiting = {key: job for key, job in cluster.queued(place.cache, found.name, queue or {}).items()
+               if key in left}
+    arrays = cluster.arrays(left, asked, waiting)
+    submission = cluster.Submission.new(
+        suite.file_of(name), settings.out, leaderboard, asked, place.cache, seeds=seeds, only=only,
+        plugin_files=settings.plugin_files, keep=not dry_run and bool(arrays))
+    if dry_run:
+        watch.bar.stop()
+        _show(submission, arrays, asked, left, cells, place, printed)
+        return
+    for cell in cells.values():
+        if cell.stage == "score" and cell.key not in left:
+            yield Outcome(cell.name, "finished before")
+    jobs = sum(len(array.jobs) for array in arrays)
+    if arrays:
+        submission = submission.submit(arrays)
+        watch.console.print(
+            f"{jobs} jobs in {len(arrays)} arrays are submitted, and one that publishes; "
+            f"logs: {escape(str(submission.folder / 'logs'))}")
+    elif waiting:
+        watch.console.print("all that is missing is queued already")
+    if waiting and arrays:
+        watch.console.print(f"{len(waiting)} cells were queued before")
+    if detach:
+        watch.console.print(f"heatproof status {escape(name)} shows how far it is")
+        return
+    yield from _watched(found.name, {**left}, place, watch)
+
+
+def _show(
+    submission: Submission, arrays: Sequence[Array], asked: Profile, left: Mapping[str, Cell],
+    cells: Mapping[str, Cell], place: Place, out: Console,
+) -> None:
+    """What would be submitted, to the letter, and what it will cost."""
+    for array, script in submission.scripts(arrays) if arrays else ():
+        n, held = len(array.jobs), sum(map(len, array.jobs))
+        what = "1 job that publishes" if array.stage == "collect" else (
+            f"{n} {array.stage} job{'s' * (n > 1)}, {held} cell{'s' * (held > 1)}")
+        out.print(f"[bold]{what}[/]")
+        out.print(script, markup=False, soft_wrap=True)
+    jobs = sum(len(array.jobs) for array in arrays)
+    out.print(f"{jobs} jobs in {len(arrays)} arrays for {len(left)} cells; nothing was "
+                  "submitted")
+    found = cost(left, cells, place)
+    hours = found.gpu_hours({stage: r.gpus for stage, r in asked.stages.items()})
+    known = len(left) - found.unknown
+    if known:
+        out.print(
+            f"about {hours:.2f} GPU-hours and {sum(found.seconds.values()) / 3600:.2f} hours of "
+            f"jobs, by what is measured ({found.guessed} of {known} cells by the nearest like "
+            f"them; {found.unknown} unknown)")
+    elif left:
+        out.print("no cell like these is measured yet, so their GPU-hours are unknown")
+
+
+def _watched(
+    name: str, left: dict[str, Cell], place: Place, watch: Watch,
+) -> Iterator[Outcome]:
+    quiet: float | None = None
+    while left:
+        queue = cluster.queue()
+        for key, cell in list(left.items()):
+            if is_done(cell, place):
+                del left[key]
+                if cell.stage == "score":
+                    yield Outcome(cell.name)
+        if queue is not None:
+            mine = {one.folder.name for one in cluster.submissions(place.cache, name)}
+            states = Counter(state for (comment, _), state in queue.items() if comment in mine)
+            told = ", ".join(f"{n} {state.lower()}" for state, n in states.items())
+            watch.report(("queue", told or "empty", 0, 1))
+            quiet = None if states else quiet or time.monotonic()
+            if quiet and time.monotonic() - quiet > LATE:
+                break
+        time.sleep(max(LOOK, len(left) / 200))
+    watch.report(("queue", "empty", 1, 1))
+    by_key = {one.cell.key: one for one in standings(left, place)}
+    for key, cell in left.items():
+        if cell.stage == "train":
+            continue
+        # What failed, else what failed before it.
+        culprit = next((by_key[k] for k in (key, *cell.needs) if k in by_key
+                        and by_key[k].state in ("failed", "died")), by_key[key])
+        said: dict[str, Any] = word(culprit.cell.key, place.cache)
+        why = culprit.reason or (
+            "its job ended before it began (cancelled, or killed); the same command submits it "
+            "again")
+        yield Outcome(cell.name, "failed", False, {
+            culprit.cell.stage: said.get("tracebacks", {}).get(culprit.cell.stage) or why})
