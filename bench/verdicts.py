@@ -25,7 +25,7 @@ BEATS, UNSURE, WORSE, NONE = (
 PASSES, FAILS, EQUAL = "passes", "fails", "equal to"
 UNCERTIFIED = "not certified"
 """The verdict where a map is asked for planted truth and its network does not go by it."""
-BOUGHT = "bought with accuracy"
+BOUGHT = "worse classifier"
 """The verdict of maps whose network does not pass its gate; see `gates.gates`."""
 
 CONTROL, REFERENCE = "control", "reference"
