@@ -292,6 +292,8 @@ def take_over(cell: Cell, cache: Cache, dead: Holder) -> bool:
         return False
     finally:
         aside.unlink(missing_ok=True)
-    died = int(word(cell.key, cache).get("died", 0)) + 1
+    # A job that was requeued (preempted, out of time, its node lost) is no death of its own.
+    requeued = bool(dead.who["job"]) and dead.who["job"] == _who()["job"]
+    died = int(word(cell.key, cache).get("died", 0)) + (not requeued)
     _leave_word(cell, cache, died, "died", Outcome(cell.name), who=dead.who)
     return True

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 
 from bench import cluster, profile, suite
+from bench.arrays import arrays
 from bench.cells import Cell, is_done, missing, planned, word
 from bench.core import HeatproofError
 from bench.run import Outcome, Place
@@ -20,7 +21,8 @@ from bench.store import Cache
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bench.cluster import Array, Submission
+    from bench.arrays import Array
+    from bench.cluster import Submission
     from bench.pool import Settings
     from bench.profile import Profile
     from bench.spec import RunSpec
@@ -54,46 +56,46 @@ def outcomes(
         raise HeatproofError("squeue does not answer; is Slurm up? (sinfo tells)")
     waiting = {key: job for key, job in cluster.queued(place.cache, found.name, queue or {}).items()
                if key in left}
-    arrays = cluster.arrays(left, asked, waiting)
+    todo = arrays(left, asked, waiting)
     submission = cluster.Submission.new(
         suite.file_of(name), settings.out, leaderboard, asked, place.cache, seeds=seeds, only=only,
-        plugin_files=settings.plugin_files, keep=not dry_run and bool(arrays))
+        plugin_files=settings.plugin_files, keep=not dry_run and bool(todo))
     if dry_run:
         watch.bar.stop()
-        _show(submission, arrays, asked, left, cells, place, printed)
+        _show(submission, todo, asked, left, cells, place, printed)
         return
     for cell in cells.values():
         if cell.stage == "score" and cell.key not in left:
             yield Outcome(cell.name, "finished before")
-    jobs = sum(len(array.jobs) for array in arrays)
-    if arrays:
-        submission = submission.submit(arrays)
+    jobs = sum(len(array.jobs) for array in todo)
+    if todo:
+        submission = submission.submit(todo)
         watch.console.print(
-            f"{jobs} jobs in {len(arrays)} arrays are submitted, and one that publishes; "
+            f"{jobs} jobs in {len(todo)} arrays are submitted, and one that publishes; "
             f"logs: {escape(str(submission.folder / 'logs'))}")
     elif waiting:
         watch.console.print("all that is missing is queued already")
-    if waiting and arrays:
+    if waiting and todo:
         watch.console.print(f"{len(waiting)} cells were queued before")
     if detach:
         watch.console.print(f"heatproof status {escape(name)} shows how far it is")
         return
-    yield from _watched(found.name, {**left}, place, watch)
+    yield from _watched(found.name, cells, left, place, watch)
 
 
 def _show(
-    submission: Submission, arrays: Sequence[Array], asked: Profile, left: Mapping[str, Cell],
+    submission: Submission, todo: Sequence[Array], asked: Profile, left: Mapping[str, Cell],
     cells: Mapping[str, Cell], place: Place, out: Console,
 ) -> None:
     """What would be submitted, to the letter, and what it will cost."""
-    for array, script in submission.scripts(arrays) if arrays else ():
+    for array, script in submission.scripts(todo) if todo else ():
         n, held = len(array.jobs), sum(map(len, array.jobs))
         what = "1 job that publishes" if array.stage == "collect" else (
             f"{n} {array.stage} job{'s' * (n > 1)}, {held} cell{'s' * (held > 1)}")
         out.print(f"[bold]{what}[/]")
         out.print(script, markup=False, soft_wrap=True)
-    jobs = sum(len(array.jobs) for array in arrays)
-    out.print(f"{jobs} jobs in {len(arrays)} arrays for {len(left)} cells; nothing was "
+    jobs = sum(len(array.jobs) for array in todo)
+    out.print(f"{jobs} jobs in {len(todo)} arrays for {len(left)} cells; nothing was "
                   "submitted")
     found = cost(left, cells, place)
     hours = found.gpu_hours({stage: r.gpus for stage, r in asked.stages.items()})
@@ -108,9 +110,10 @@ def _show(
 
 
 def _watched(
-    name: str, left: dict[str, Cell], place: Place, watch: Watch,
+    name: str, cells: Mapping[str, Cell], missing_now: Mapping[str, Cell], place: Place,
+    watch: Watch,
 ) -> Iterator[Outcome]:
-    quiet: float | None = None
+    left, quiet = dict(missing_now), None
     while left:
         queue = cluster.queue()
         for key, cell in list(left.items()):
@@ -128,9 +131,9 @@ def _watched(
                 break
         time.sleep(max(LOOK, len(left) / 200))
     watch.report(("queue", "empty", 1, 1))
-    by_key = {one.cell.key: one for one in standings(left, place)}
+    by_key = {one.cell.key: one for one in standings(cells, place)}
     for key, cell in left.items():
-        if cell.stage == "train":
+        if cell.stage == "train" or is_done(cell, place):
             continue
         # What failed, else what failed before it.
         culprit = next((by_key[k] for k in (key, *cell.needs) if k in by_key

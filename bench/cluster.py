@@ -20,12 +20,12 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from bench import plugins, suite
-from bench.cells import Cell, missing, planned, word, work
+from bench.arrays import COLLECT, Array, arrays, dependency
+from bench.cells import Cell, holder, missing, planned, word, work
 from bench.core import HeatproofError
 from bench.pool import compute_alike
 from bench.profile import Profile
@@ -34,8 +34,6 @@ from bench.store import Cache, read_json, write_bytes, write_json
 
 if TYPE_CHECKING:
     from submitit import SlurmExecutor
-
-T = TypeVar("T")
 
 SUBMISSION = {
     "suite": "name of the suite",
@@ -50,78 +48,6 @@ SUBMISSION = {
     "by": "who submitted it, and from which machine",
     "jobs": "Slurm job -> the keys of its cells; of the last one, which publishes, none",
 }
-
-
-@dataclass(frozen=True)
-class Array:
-    """What one call of sbatch submits: jobs of one stage, each with the keys of its cells.
-
-    after: the array whose elements they wait for, one for one; or a job that is queued already.
-    """
-
-    stage: str
-    jobs: tuple[tuple[str, ...], ...]
-    after: Array | str | None = None
-
-
-def arrays(
-    left: Mapping[str, Cell], profile: Profile, queued: Mapping[str, str] | None = None,
-) -> list[Array]:
-    """Cells cut into arrays, each after the one that it waits for; what is queued is left out.
-
-    Trainings that are needed by as many jobs form one array, so that the jobs that wait can form
-    arrays of the same length, and `aftercorr` link element to element: a failure stops its own
-    chain alone, and thousands of runs are a few calls of sbatch.
-    """
-    queued = queued or {}
-    todo = {key: cell for key, cell in left.items() if key not in queued}
-    needing: dict[str | None, list[Cell]] = {}
-    for cell in todo.values():
-        needing.setdefault(next((need for need in cell.needs if need in left), None), []).append(
-            cell)
-    found: list[Array] = []
-
-    def below(key: str | None) -> tuple[list[tuple[str, ...]], list[Cell]]:
-        """The jobs that score what waits for a cell, and the trainings that do."""
-        cells = needing.get(key, [])
-        keys = [cell.key for cell in cells if cell.stage == "score"]
-        return (_cut(keys, profile.chunk),
-                sorted((c for c in cells if c.stage == "train"), key=lambda c: shape(c.key)))
-
-    def shape(key: str) -> tuple[Any, ...]:
-        jobs, trainings = below(key)
-        return len(jobs), tuple(shape(cell.key) for cell in trainings)
-
-    def add(cells: Sequence[Cell], after: Array | str | None) -> None:
-        """An array of trainings of one shape, and all that waits for it."""
-        array = Array("train", tuple((cell.key,) for cell in cells), after)
-        found.append(array)
-        follow([below(cell.key) for cell in cells], array)
-
-    def follow(waiting: Sequence[Any], after: Array | str) -> None:
-        for jobs in zip(*(jobs for jobs, _ in waiting), strict=True):
-            found.append(Array("score", jobs, after))
-        for trainings in zip(*(trainings for _, trainings in waiting), strict=True):
-            add(trainings, after)
-
-    free = needing.get(None, [])
-    trainings = sorted((c for c in free if c.stage == "train"), key=lambda c: shape(c.key))
-    for _, alike in groupby(trainings, key=lambda cell: shape(cell.key)):
-        for part in _cut(list(alike), profile.array_size):
-            add(part, None)
-    for key in needing:
-        if key is not None and key in queued:
-            follow([below(key)], queued[key])
-    for stage in ("score", "prove"):
-        # By network, so that a job loads few.
-        keys = [c.key for c in sorted(free, key=lambda c: c.needs) if c.stage == stage]
-        jobs = _cut(keys, profile.chunk)
-        found += [Array(stage, part) for part in _cut(jobs, profile.array_size)]
-    return found
-
-
-def _cut(things: Sequence[T], length: int) -> list[tuple[T, ...]]:
-    return [tuple(things[at:at + length]) for at in range(0, len(things), length)]
 
 
 @dataclass(frozen=True)
@@ -187,11 +113,10 @@ class Submission:
     def parameters(self, array: Array, after: str | None) -> dict[str, Any]:
         """What sbatch is asked for an array, by Slurm's names; `after` is a dependency."""
         resources = self.profile.stages[array.stage]
-        again = int(self.facts["attempt"])
         options = {"comment": self.folder.name, "requeue": True, **resources.options}
         if after:
             options |= {"dependency": after, "kill-on-invalid-dep": "yes"}
-        return {**resources.sbatch(times=2.0**again),
+        return {**resources.sbatch(times=array.times),
                 "job_name": f"heatproof-{array.stage}", "additional_parameters": options,
                 # From inside of a job step no further job could be submitted.
                 "use_srun": array.stage != "collect"}
@@ -204,7 +129,7 @@ class Submission:
         for number, array in enumerate([*found, COLLECT], 1):
             numbers[id(array)] = f"<array {number}>"
             jobs = len(array.jobs)
-            after = _dependency(array, numbers) if array is not COLLECT else "afterany:<all>"
+            after = dependency(array, numbers) if array is not COLLECT else "afterany:<all>"
             yield array, _make_sbatch_string(
                 command=f"{sys.executable} -u -m submitit.core._submit {self.folder}/logs",
                 folder=self.folder / "logs", map_count=jobs if jobs > 1 else None,
@@ -218,7 +143,7 @@ class Submission:
         jobs: dict[str, list[str]] = {}
         numbers: dict[int, str] = {}
         for array in [*found, COLLECT]:
-            after = (_dependency(array, numbers) if array is not COLLECT else
+            after = (dependency(array, numbers) if array is not COLLECT else
                      "afterany:" + ":".join(dict.fromkeys(job.split("_")[0] for job in jobs)))
             tasks: list[Any] = [Task(str(self.folder), keys) for keys in array.jobs] if (
                 array is not COLLECT) else [Collect(str(self.folder))]
@@ -230,6 +155,7 @@ class Submission:
         return replace(self, facts=facts)
 
     def _sent(self, array: Array, tasks: Sequence[Any], after: str | None) -> list[str]:
+        """The jobs of an array; with less memory again where no machine has so much."""
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
         executor = self._executor()
@@ -241,6 +167,8 @@ class Submission:
                 jobs = [executor.submit(task) for task in tasks]
             return [str(job.job_id) for job in jobs]
         except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError) as error:
+            if array.times > 1:
+                return self._sent(replace(array, times=array.times / 2), tasks, after)
             said = str(getattr(error, "stderr", "") or error).strip().splitlines()
             raise HeatproofError(
                 f"sbatch refused the {array.stage} jobs: {said[-1] if said else error}; mend the "
@@ -250,18 +178,6 @@ class Submission:
         from submitit import SlurmExecutor
 
         return SlurmExecutor(self.folder / "logs", max_num_timeout=self.profile.timeouts)
-
-
-COLLECT = Array("collect", ((),))
-"""The last job, which publishes."""
-
-
-def _dependency(array: Array, numbers: Mapping[int, str]) -> str | None:
-    if array.after is None:
-        return None
-    if isinstance(array.after, str):
-        return f"afterok:{array.after}"
-    return f"{'aftercorr' if len(array.jobs) > 1 else 'afterok'}:{numbers[id(array.after)]}"
 
 
 def check() -> None:
@@ -369,8 +285,10 @@ class Collect:
                     only=facts["only"], plugin_files=facts["plugins"],
                     attempt=facts["attempt"] + 1)
                 here = queued(submission.cache, facts["suite"], queue() or {})
-                other.submit(arrays(again, submission.profile, here))
-            print(f"{len(again)} cells are tried again, with twice the memory: {other.folder}")  # noqa: T201
+                grown = {key: 2.0**other.facts["attempt"] for key, cell in again.items()
+                         if _died(cell, left, submission)}
+                other.submit(arrays(again, submission.profile, here, grown))
+            print(f"{len(again)} cells are tried again: {other.folder}")  # noqa: T201
             return
         from bench import board, page, results
 
@@ -383,9 +301,18 @@ class Collect:
 
 def _retried(cell: Cell, left: Mapping[str, Cell], cache: Cache) -> bool:
     """Whether a cell is worth another try: it did not fail by an error that would come again."""
-    def again(one: Cell) -> bool:
-        said = word(one.key, cache)
-        return said.get("state") != "failed" or bool(said.get("memory"))
+    said = word(cell.key, cache)
+    return (said.get("state") != "failed" or said["memory"]) and all(
+        _retried(left[need], left, cache) for need in cell.needs if need in left)
 
-    return again(cell) and all(_retried(left[need], left, cache) for need in cell.needs
-                               if need in left)
+
+def _died(cell: Cell, left: Mapping[str, Cell], submission: Submission) -> bool:
+    """Whether a cell that is left may have died for want of memory, now that all jobs are over.
+
+    Its process left a claim, or a word; or its job died before that, and not for want of a network.
+    """
+    said, held = word(cell.key, submission.cache), holder(cell.key, submission.cache)
+    if held:
+        return held.who["job"] in submission.facts["jobs"]
+    return not any(need in left for need in cell.needs) and (
+        not said or said["state"] == "died" or said["memory"])

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from bench import cluster, profile, suite
+from bench.arrays import Array, arrays
 from bench.cells import Cell, planned
-from bench.cluster import Array, Submission, arrays, queued
+from bench.cluster import Submission, queued
 from bench.core import HeatproofError
 from bench.profile import DEFAULT, Profile
 from bench.store import Cache
@@ -129,10 +130,17 @@ options = { reservation = "course" }
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_second_attempt_asks_for_twice_the_memory(tmp_path: Path, tiny: Path) -> None:
-    for attempt, memory in ((0, "16384M"), (1, "32768M"), (2, "65536M")):
-        one = submission(tmp_path, tiny, attempt=attempt)
-        assert one.parameters(Array("train", (("a",),)), None)["mem"] == memory
+def test_what_died_gets_more_memory_and_nobody_else_does(tmp_path: Path, tiny: Path) -> None:
+    left = suite_of(4, 3)
+    grown = {"m0": 2.0, "m1r1": 4.0, "m3+": 2.0}
+    found = arrays(left, LARGE, None, grown)
+    assert sorted(keys(found)) == sorted(left)
+    assert waits_for(found) == {key: one.needs[0] for key, one in left.items() if one.needs}
+    more = [array for array in found if array.times > 1]
+    assert {key: array.times for array in more for key in keys([array])} == grown
+    one = submission(tmp_path, tiny)
+    memory = [one.parameters(Array("train", (("a",),), None, t), None)["mem"] for t in (1, 2, 4)]
+    assert memory == ["16384M", "32768M", "65536M"]
 
 
 @pytest.mark.parametrize(("text", "says"), [
