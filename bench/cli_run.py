@@ -179,9 +179,17 @@ def run(
         specs = found.only(only or [])
         from bench.pool import Settings, execute, prepare
 
+        settings = Settings(out_folder, device, jobs, tuple(files))
+        if on == "slurm":  # before anything is decoded
+            from bench import cluster
+            from bench.profile import read
+
+            read(profile)
+            if not dry_run:
+                cluster.check()
         watch.expect(found.title, len(specs))
-        settings = prepare(
-            found, specs, Settings(out_folder, device, jobs, tuple(files)), watch.report)
+        if not dry_run:
+            settings = prepare(found, specs, settings, watch.report)
         if on == "here":
             outcomes = execute(found, specs, settings, watch.report)
         else:

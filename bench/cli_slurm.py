@@ -43,10 +43,8 @@ def outcomes(
     """Submits what is neither done nor queued and yields how each run ended, as the store tells.
 
     `dry_run` prints what sbatch would be given instead; `detach` ends once all is submitted.
-    Raises HeatproofError where there is no Slurm, or where it refuses.
+    Raises HeatproofError where Slurm does not answer, or refuses.
     """
-    if not dry_run:
-        cluster.check()
     asked = profile.read(profile_file)
     place = Place(settings.out, Cache())
     cells = planned(found, specs)
