@@ -13,7 +13,6 @@ from rich.markup import escape
 from bench import cluster, profile, suite
 from bench.arrays import arrays
 from bench.cells import Cell, is_done, missing, planned, word
-from bench.core import HeatproofError
 from bench.run import Outcome, Place
 from bench.status import cost, standings
 from bench.store import Cache
@@ -49,10 +48,8 @@ def outcomes(
     place = Place(settings.out, Cache())
     cells = planned(found, specs)
     left = missing(cells, place)
-    queue = cluster.queue()
-    if queue is None and not dry_run:
-        raise HeatproofError("squeue does not answer; is Slurm up? (sinfo tells)")
-    waiting = {key: job for key, job in cluster.queued(place.cache, found.name, queue or {}).items()
+    jobs = cluster.queue() or {}
+    waiting = {key: job for key, job in cluster.queued(place.cache, found.name, jobs).items()
                if key in left}
     todo = arrays(left, asked, waiting)
     submission = cluster.Submission.new(
@@ -65,11 +62,11 @@ def outcomes(
     for cell in cells.values():
         if cell.stage == "score" and cell.key not in left:
             yield Outcome(cell.name, "finished before")
-    jobs = sum(len(array.jobs) for array in todo)
+    count = sum(len(array.jobs) for array in todo)
     if todo:
         submission = submission.submit(todo)
         watch.console.print(
-            f"{jobs} jobs in {len(todo)} arrays are submitted, and one that publishes; "
+            f"{count} jobs in {len(todo)} arrays are submitted, and one that publishes; "
             f"logs: {escape(str(submission.folder / 'logs'))}")
     elif waiting:
         watch.console.print("all that is missing is queued already")

@@ -191,6 +191,8 @@ def check() -> None:
         raise HeatproofError(
             "there is no sbatch here; run this on a login node of the cluster, or without --on "
             "slurm (heatproof plan SUITE --format json serves other workload managers)")
+    if queue() is None:
+        raise HeatproofError("squeue does not answer; is Slurm up? (sinfo tells)")
 
 
 def submissions(cache: Cache, name: str) -> list[Submission]:

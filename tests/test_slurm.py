@@ -236,3 +236,49 @@ def test_a_job_that_needs_more_memory_gets_it_without_a_person(tmp_path: Path) -
     attempts = [one.facts["attempt"] for one in cluster.submissions(bench.cache, "slow")]
     assert len(attempts) > 1
     assert attempts == list(range(len(attempts)))
+
+
+def test_ctrl_c_leaves_the_queue_and_the_same_command_watches_again(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.gate.touch()
+    words = ("run", "slow.toml", "--plugin", "gated.py", "--on", "slurm", "--profile",
+             "profile.toml", "--only", "gated", "--seeds", "1")
+    with (tmp_path / "told").open("w") as told:
+        watching = subprocess.Popen([sys.executable, "-m", "bench", *words], cwd=tmp_path,
+                                    env=bench.env, stdout=told, stderr=told)
+        at_the_gate(bench, 1)
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(60) == 130
+    assert "the queue goes on" in (tmp_path / "told").read_text()
+    assert said("squeue", "--noheader").strip()
+    again = bench.heatproof(*words, "--detach")
+    assert again.returncode == 0, again.stderr
+    assert "queued already" in again.stderr
+    assert len(cluster.submissions(bench.cache, "slow")) == 1
+    assert {one["state"] for one in bench.standings().values() if "seed 0" in one["cell"]
+            and "/gated" in one["cell"]} == {"running", "queued"}
+    bench.gate.unlink()
+    done = bench.heatproof(*words)
+    assert done.returncode == 0, done.stderr
+    assert len(cluster.submissions(bench.cache, "slow")) == 1
+
+
+def test_a_training_that_runs_out_of_time_is_requeued_and_goes_on(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.gate.touch()
+    profile = (tmp_path / "profile.toml").read_text()
+    (tmp_path / "profile.toml").write_text(
+        profile.replace("[train]\n", "[train]\nminutes = 1\ngrace = 40\n"))
+    first = bench.submit("--only", "gated", "--seeds", "1", "--detach")
+    assert first.returncode == 0, first.stderr
+    before = at_the_gate(bench, 1)
+    deadline = time.monotonic() + 240
+    while (now := at_the_gate(bench, 1)) and now == before:
+        assert time.monotonic() < deadline, said("squeue")
+    assert [who["job"] for who in now.values()] == [who["job"] for who in before.values()]
+    bench.gate.unlink()
+    bench.until_idle()
+    stands = bench.standings()
+    assert stands["digits/gated/seed 0"]["state"] == "done"
+    assert stands["digits/gated/seed 0 network"]["state"] == "done"
+    assert len(cluster.submissions(bench.cache, "slow")) == 1
