@@ -214,3 +214,10 @@ def test_latex_stands_on_its_own_and_groups_the_families(written):
     assert "\\cmidrule(lr){2-3}\\cmidrule(lr){4-4}" in text
     assert "[$-$0." in text
     assert "$\\pm$ the longer arm" in (written / "shapes-proven-pm.tex").read_text(encoding="utf-8")
+
+
+def test_latex_sets_greek_letters_as_mathematics() -> None:
+    from bench.page.tables import _tex
+
+    assert _tex("LRP-ε λ Δ Α ο ς 5 % a_b é") == (
+        r"LRP-$\epsilon$ $\lambda$ $\Delta$ A o $\varsigma$ 5 \% a\_b é")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import statistics
+import unicodedata
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -329,9 +330,28 @@ _TEX_ARROW = {"higher": r"$\uparrow$", "lower": r"$\downarrow$"}
 _TEX = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}",
         "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
         "×": r"$\times$", "±": r"$\pm$", "−": "$-$", "≤": r"$\leq$", "≥": r"$\geq$",
-        "→": r"$\to$", "σ": r"$\sigma$", **{sign: f"\\{sign}" for sign in "&%$#_"}}
+        "→": r"$\to$", "ς": r"$\varsigma$", **{sign: f"\\{sign}" for sign in "&%$#_"}}
 
 
 def _tex(text: object) -> str:
-    """Text that LaTeX sets as it is."""
-    return "".join(_TEX.get(sign, sign) for sign in " ".join(str(text).split()))
+    """Text that LaTeX sets as it is, Greek letters as mathematics."""
+    return "".join(_TEX.get(sign) or _greek(sign) or sign
+                   for sign in " ".join(str(text).split()))
+
+
+def _greek(sign: str) -> str:
+    """A plain Greek letter by LaTeX's name of it; a capital like a Latin one is that one."""
+    word = unicodedata.name(sign, "").split()
+    if len(word) != 4 or word[0] != "GREEK" or word[2] != "LETTER":
+        return ""
+    name = word[3].lower().replace("lamda", "lambda")  # Unicode's own spelling
+    if name == "omicron":
+        return "o" if word[1] == "SMALL" else "O"
+    if word[1] == "CAPITAL":
+        return _LATIN.get(name, f"$\\{name.capitalize()}$")
+    return f"$\\{name}$"
+
+
+_LATIN = {"alpha": "A", "beta": "B", "epsilon": "E", "zeta": "Z", "eta": "H", "iota": "I",
+          "kappa": "K", "mu": "M", "nu": "N", "rho": "P", "tau": "T", "chi": "X"}
+"""Greek capitals that have no command, for they look like these."""
