@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from bench.core import unknown
+from bench.shared import Shared
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,6 +38,8 @@ class Explained:
     may choose its own settings; None where the data set has none.
     unit: one standard deviation of this network's logits of the explained class over all images
     that are evaluated, for outputs that are compared across networks.
+    shared: what does not depend on the map, for all contestants of a network that are given the
+    same one (`bench.metrics.sharing`).
     """
 
     network: nn.Module
@@ -49,6 +52,7 @@ class Explained:
     device: str = "cpu"
     validation: Callable[[], Explained] | None = None
     unit: float = 1.0
+    shared: Shared = field(default_factory=Shared, repr=False, compare=False)
     # Not an argument: `replace(explained, maps=...)` must not inherit what other maps gave.
     _made: dict[Hashable, Any] = field(init=False, repr=False, compare=False, default_factory=dict)
 

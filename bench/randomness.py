@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -22,8 +23,16 @@ def seeded(seed: int) -> Iterator[None]:
         try:
             random.seed(seed)
             np.random.seed(seed % 2**32)  # noqa: NPY002
-            torch.manual_seed(seed % 2**63)
+            # For accelerators that are not in use torch notes the call with its whole stack: that
+            # is slow, and there may be none.
+            (torch.manual_seed if _accelerated() else torch.default_generator.manual_seed)(
+                seed % 2**63)
             yield
         finally:
             random.setstate(python)
             np.random.set_state(legacy)  # noqa: NPY002
+
+
+@lru_cache(maxsize=1)
+def _accelerated() -> bool:
+    return torch.cuda.is_available() or torch.backends.mps.is_available()

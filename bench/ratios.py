@@ -2,13 +2,12 @@
 
 An epoch of the loader against a read of the bare array; training against a bare PyTorch loop; a
 step of each trainer against one of the plain classifier; explainers and metrics in forward passes
-of the same batch. Each of these is the median of its rounds, in one thread. Last, the seconds that
-it takes to publish a big suite, once.
+of the same batch; our engine against Quantus (`bench.speed`). Each of these is the median of its
+rounds, in one thread. Last, the seconds that it takes to publish a big suite, once.
 """
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from bench import board, data, metrics, nets, page, plugins, results, run, scale, suite
+from bench import board, data, metrics, nets, page, plugins, results, run, scale, speed, suite
 from bench.core import PLAIN, Batch, HeatproofError, Method, Plain
 from bench.data import decoded
 from bench.data.catalogue import parted
@@ -30,28 +29,15 @@ from bench.explain import CHUNK, explained, explainer, unsupported
 from bench.measure import Explained
 from bench.passes import counted
 from bench.spec import RunSpec
+from bench.speed import seconds, side_by_side
 from bench.store import Cache
 
-ROUNDS = 3
 STEPS = 15
 """Rounds of single training steps, which take milliseconds."""
 LOADED = 64
 """Images of a batch when the loader is timed."""
 EXPLAINED = 4
 """Images that each explainer is timed on; the samplers send thousands through the network."""
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """The seconds that one call takes."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def side_by_side(*works: Callable[[], object], rounds: int = ROUNDS) -> list[float]:
-    """The median seconds of each, measured in turns so that a busy machine slows them alike."""
-    table = [[seconds(work) for work in works] for _ in range(rounds)]
-    return [statistics.median(column) for column in zip(*table, strict=True)]
 
 
 def main() -> None:
@@ -70,6 +56,7 @@ def main() -> None:
         net, batch = _prepared(spec)
         _explainers(spec, net, batch[list(range(EXPLAINED))], console)
         _costs(dataset, net, batch, _scoring(demo, spec, net, batch), console)
+    speed.report(console)
     _publication(console)
 
 

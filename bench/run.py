@@ -23,6 +23,7 @@ from bench.data.images import Batches, Images
 from bench.measure import Explained, Metric
 from bench.passes import counted
 from bench.results import Folder, read_media
+from bench.shared import shared_by
 from bench.spec import RunSpec
 from bench.store import Cache, read_json, write_json
 from bench.suite import card_facts, card_of, contestant_facts, explainer_of, trainer_of
@@ -234,7 +235,7 @@ def _seen(
         network=net, batch=batch, logits=logits, target=target, maps=maps,
         explain=explain.explainer(explainer, net, batch, target),
         classes=len(card_of(spec).classes), device=place.device,
-        unit=_unit(logits, target))
+        unit=_unit(logits, target), shared=shared_by(spec.model_id))
 
 
 def _unit(logits: Tensor, target: Tensor) -> float:
@@ -361,8 +362,7 @@ def _driver() -> str:
 
 @lru_cache(maxsize=1)
 def _commit() -> str:
-    found = (HOME / ".git").exists()
-    return _said("git", "-C", str(HOME), "rev-parse", "HEAD") if found else ""
+    return _said("git", "-C", str(HOME), "rev-parse", "HEAD") if (HOME / ".git").exists() else ""
 
 
 def _said(*command: str) -> str:

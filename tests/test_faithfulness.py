@@ -273,7 +273,8 @@ def test_measures_that_share_a_run_make_it_once() -> None:
         seen.clear()
         measured(name, sample, **params)
         counts.append(sum(seen))
-    assert counts == [34, 34, 0, 0, 34, 20, 0]
+    # Of 17 steps the first is known, and the last is the same in either order.
+    assert counts == [32, 30, 0, 0, 32, 20, 0]
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if "output" in plugins.metrics[n].params])

@@ -9,9 +9,10 @@ import torch
 
 from bench.core import HeatproofError
 from bench.metrics.evidence import INTERPOLATION, Evidence, evidence, grid, scores
-from bench.metrics.faithfulness import pixel_ranks, removal_outputs, signed
-from bench.metrics.removal import Outputs, even_cuts, forwards, ordered
+from bench.metrics.faithfulness import along, pixel_ranks, removal_outputs, signed
+from bench.metrics.removal import Outputs, even_cuts, forwards
 from bench.metrics.replacement import OPERATORS, blurred
+from bench.metrics.sharing import for_all
 from bench.plugins import metric
 
 if TYPE_CHECKING:
@@ -67,9 +68,16 @@ def insertion(explained: Explained, *, steps: int, sigma: float) -> Scores:
         raise HeatproofError(f"sigma must be a share of the shorter side above 0, not {sigma!r}")
     batch, maps = explained.batch, signed(explained)
     cuts = even_cuts(math.prod(grid(explained)), steps)
-    curve = Outputs.of(ordered(
-        explained.network, blurred(batch.x, sigma), pixel_ranks(maps.values, batch.seed), cuts,
-        batch.x, read=Outputs.read(explained.target))).probability
+    canvas = for_all(explained, ("blurred", sigma), lambda: blurred(batch.x, sigma))
+
+    def empty() -> Tensor:
+        return forwards(explained.network, lambda sample, _: canvas[sample], len(canvas), 1,
+                        device=canvas.device)[:, 0]
+
+    curve = along(
+        explained, pixel_ranks(maps.values, batch.seed), cuts, canvas=canvas, fill=batch.x, known={
+            0: lambda: for_all(explained, ("logits of the blurred", sigma), empty),
+            cuts[-1]: lambda: explained.logits}).probability
     return scores(area(curve), maps.flaw, curve=curve)
 
 

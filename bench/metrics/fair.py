@@ -22,10 +22,9 @@ from bench.core import HeatproofError
 from bench.measure import GAUGE, Explained, Scores
 from bench.metrics import complexity, localisation
 from bench.metrics.evidence import INTERPOLATION, evidence, scores
-from bench.metrics.faithfulness import cell_of, pixel_ranks
+from bench.metrics.faithfulness import cell_of, pixel_ranks, without
 from bench.metrics.localisation import areas, masks, on_pixels
-from bench.metrics.removal import Outputs, ordered, whole
-from bench.metrics.replacement import replacement
+from bench.metrics.removal import Outputs, whole
 from bench.plugins import metric
 
 if TYPE_CHECKING:
@@ -198,9 +197,7 @@ def region_aopc(explained: Explained, *, grid: int, operator: str, output: str) 
     def run() -> Outputs:
         rows, columns = (cell_of(side, grid, x.device) for side in x.shape[2:])
         rank = pixel_ranks(cells.values, seed)[:, :, rows][..., columns]
-        return Outputs.of(ordered(
-            explained.network, x, rank, range(grid**2 + 1), replacement(operator, x, seed),
-            read=Outputs.read(explained.target)))
+        return without(explained, rank, range(grid**2 + 1), units=grid**2, operator=operator)
 
     found = explained.once(("removal", POOLING, grid, operator), run)
     curve = found.followed(output, explained.unit)

@@ -21,15 +21,17 @@ from bench.metrics.removal import (
     ranks,
     whole,
 )
-from bench.metrics.replacement import OPERATORS, replacement
+from bench.metrics.replacement import OPERATORS, replacement_for
+from bench.metrics.sharing import for_all
 from bench.plugins import metric
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor
 
     from bench.measure import Explained, Scores
+    from bench.metrics.removal import Fill
 
 First = Literal["most", "least"]
 
@@ -173,16 +175,50 @@ def removal_outputs(
     first: whether those with the most or the least signed evidence go first; the one order is the
     other's reverse. Run once for all that ask for the same.
     """
+    units = cells**2 if cells else math.prod(grid(explained))
+
     def run() -> Outputs:
-        batch = explained.batch
-        rank = pixel_ranks(signed(explained).values, batch.seed, cells=cells)
-        if first == "least":
-            rank = rank.amax() - rank
-        return Outputs.of(ordered(
-            explained.network, batch.x, rank, cuts, replacement(operator, batch.x, batch.seed),
-            read=Outputs.read(explained.target)))
+        rank = explained.once(("ranks", cells), lambda: pixel_ranks(
+            signed(explained).values, explained.batch.seed, cells=cells))
+        return without(explained, rank if first == "most" else units - 1 - rank, cuts,
+                       units=units, operator=operator)
 
     return explained.once(("removal", first, tuple(cuts), operator, cells), run)
+
+
+def without(
+    explained: Explained, rank: Tensor, cuts: Sequence[int], *, units: int, operator: str,
+) -> Outputs:
+    """The outputs (N, K) while the units of rank (N, 1, H, W) below cuts[k] are replaced.
+
+    rank: from 0 to `units` - 1. The image without all of them is classified once for all maps.
+    """
+    x, fill = explained.batch.x, replacement_for(explained, operator)
+
+    def emptied() -> Tensor:
+        return ordered(explained.network, x, torch.zeros_like(x[:, :1]), [1], fill)[:, 0]
+
+    return along(explained, rank, cuts, canvas=x, fill=fill, known={
+        0: lambda: explained.logits,
+        units: lambda: for_all(explained, ("without everything", operator), emptied)})
+
+
+def along(
+    explained: Explained, rank: Tensor, cuts: Sequence[int], *, canvas: Tensor,
+    fill: Tensor | Fill, known: Mapping[int, Callable[[], Tensor]],
+) -> Outputs:
+    """The outputs (N, K) of a run like `ordered`, without the images whose logits are known.
+
+    known: cuts at which no order matters -> the logits (N, classes) there, made if need be. They
+    are in no run, asked for or not, so that what the others share a forward pass with is the same.
+    """
+    read = Outputs.read(explained.target)
+    every = torch.arange(len(canvas), device=canvas.device)
+    found = {cut: read(known[cut](), every) for cut in set(cuts) & set(known)}
+    if left := sorted(set(cuts) - set(known)):
+        run = ordered(explained.network, canvas, rank, left, fill, read=read)
+        found |= zip(left, run.unbind(1), strict=True)
+    return Outputs.of(torch.stack([found[cut] for cut in cuts], 1))
 
 
 def pixel_ranks(values: Tensor, seed: Tensor, *, cells: int | None = None) -> Tensor:

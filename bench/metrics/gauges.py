@@ -17,7 +17,8 @@ from bench.metrics.draws import permutations
 from bench.metrics.evidence import INTERPOLATION, grid, scores, upsampled
 from bench.metrics.faithfulness import FLIPPING, REGIONS, ROAD, pixel_flipping, region_aopc, road
 from bench.metrics.removal import ordered, percent_cuts, ranks
-from bench.metrics.replacement import blurred, replacement
+from bench.metrics.replacement import blurred, replacement_for
+from bench.metrics.sharing import for_all
 from bench.plugins import metric
 
 if TYPE_CHECKING:
@@ -39,10 +40,14 @@ def confidence_drop(
     pixels = math.prod(grid(explained))
     cuts = [0, *percent_cuts(pixels, percentages)]
     batch = explained.batch
-    visit = permutations(batch.seed, pixels, "out of distribution").to(batch.x.device)
-    rank = ranks(visit).view(-1, 1, *grid(explained))
-    found = ordered(explained.network, batch.x, rank, cuts,
-                    replacement(operator, batch.x, batch.seed), read=_confidence)
+
+    def run() -> Tensor:
+        visit = permutations(batch.seed, pixels, "out of distribution").to(batch.x.device)
+        rank = ranks(visit).view(-1, 1, *grid(explained))
+        return ordered(explained.network, batch.x, rank, cuts, replacement_for(explained, operator),
+                       read=_confidence)
+
+    found = for_all(explained, ("out of distribution", operator, tuple(cuts)), run)
     curve = found[:, :1] - found[:, 1:]
     return scores(curve.mean(1), curve=curve)
 

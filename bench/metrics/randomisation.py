@@ -6,7 +6,7 @@ since both come from one method: nothing is blown up.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -15,12 +15,16 @@ from bench.core import HeatproofError, unknown
 from bench.measure import Explained, Scores
 from bench.metrics.draws import counted, each
 from bench.metrics.evidence import INTERPOLATION, Part, evidence, grid, scores
+from bench.metrics.sharing import for_all
 from bench.metrics.similarity import spearman, ssim
 from bench.plugins import metric
-from bench.stages import randomised, stages
+from bench.shared import nbytes
+from bench.stages import copied, randomised, redrawn, resets, stages
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
+
+    from bench.stages import Stage
 
     Measure = Callable[[Tensor, Tensor], Tensor]
 
@@ -47,7 +51,7 @@ def similarities(explained: Explained, order: Order, draws: int, most: int) -> T
 
     NaN where the map of a re-initialised network is constant or not finite.
     """
-    parts = stages(explained.network, explained.batch.x[:1], most)
+    parts = _stages(explained, most)
     if order == "top-down":
         parts = parts[::-1]
 
@@ -56,7 +60,7 @@ def similarities(explained: Explained, order: Order, draws: int, most: int) -> T
 
     found = []
     for draw in range(draws):
-        steps = randomised(explained.network, parts[:-1], draw)
+        steps = _networks(explained, parts[:-1], draw)
         found.append(torch.stack([
             *(alike(explained.explain(net=network)) for network in steps),
             alike(whole(explained, draw))], 1))
@@ -66,10 +70,39 @@ def similarities(explained: Explained, order: Order, draws: int, most: int) -> T
 def whole(explained: Explained, draw: int) -> Tensor:
     """The native maps (N, h, w) when all of the network is drawn anew, by whatever order."""
     def make() -> Tensor:
-        everything = stages(explained.network, explained.batch.x[:1], 1)
-        return explained.explain(net=next(randomised(explained.network, everything, draw)))
+        return explained.explain(net=next(_networks(explained, _stages(explained, 1), draw)))
 
     return explained.once(("maps of a new network", draw), make)
+
+
+def _stages(explained: Explained, most: int) -> tuple[Stage, ...]:
+    return for_all(explained, ("stages", most),
+                   lambda: stages(explained.network, explained.batch.x[:1], most))
+
+
+def _networks(explained: Explained, order: Sequence[Stage], draw: int) -> Iterator[nn.Module]:
+    """As `randomised` of the network, whose new weights are drawn once for all maps and orders."""
+    network = explained.network
+    held = [id(p) for _, p in network.named_parameters(remove_duplicate=False)]
+    # Of weights that two modules tie, each draw overwrites the other's, so their order matters.
+    if len(set(held)) < len(held) or not explained.shared.fits(nbytes(network)):
+        yield from randomised(network, order, draw)
+        return
+    drawn = for_all(explained, ("redrawn", draw), lambda: redrawn(network, draw))
+    changed = copied(network)
+    for stage in order:
+        for name in stage.modules:
+            _renew(changed.get_submodule(name), drawn.get_submodule(name))
+        yield changed
+
+
+def _renew(module: nn.Module, drawn: nn.Module) -> None:
+    """Gives a module what drawing it anew changed: its parameters, and buffers that it resets."""
+    pairs = [*zip(module.parameters(recurse=False), drawn.parameters(recurse=False), strict=True)]
+    if resets(module):
+        pairs += zip(module.buffers(), drawn.buffers(), strict=True)  # type: ignore[arg-type]
+    for own, new in pairs:
+        own.data.copy_(new)
 
 
 def compared(

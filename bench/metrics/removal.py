@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from bench.chunks import in_pieces
 from bench.core import HeatproofError, unknown
 
 CHUNK = 64
-"""Images of one forward pass, at most."""
+"""Images of one forward pass, at most; fewer where memory is short."""
 
 OUTPUTS = ("probability", "logit", "standardised")
 """What of the explained class is followed: its softmax probability, its logit, or its logit in
@@ -35,25 +36,26 @@ Read = Callable[[Tensor, Tensor], Tensor]
 @torch.no_grad()
 def forwards(
     network: nn.Module, images: Images, samples: int, steps: int, *,
-    device: torch.device | str, read: Read | None = None, chunk: int = CHUNK,
+    device: torch.device | str, read: Read | None = None, chunk: int | None = None,
 ) -> Tensor:
     """What is read of the network's logits of each sample at each step: (N, K, ...).
 
-    By default the logits themselves, (N, K, classes). At most `chunk` images exist at a time.
+    By default the logits themselves, (N, K, classes). At most `chunk` images exist at a time, by
+    default CHUNK.
     """
-    parts = []
-    for start in range(0, samples * steps, chunk):
-        pair = torch.arange(start, min(start + chunk, samples * steps), device=device)
+    def work(part: slice) -> Tensor:
+        pair = torch.arange(part.start, part.stop, device=device)
         sample, step = pair // steps, pair % steps
-        logits = network(images(sample, step))
-        parts.append(logits if read is None else read(logits, sample))
-    found = torch.cat(parts)
+        logits: Tensor = network(images(sample, step))
+        return logits if read is None else read(logits, sample)
+
+    found = torch.cat(in_pieces(work, samples * steps, chunk or CHUNK))
     return found.reshape(samples, steps, *found.shape[1:])
 
 
 def ordered(
     network: nn.Module, x: Tensor, rank: Tensor, cuts: Sequence[int] | Tensor,
-    fill: Tensor | Fill, *, read: Read | None = None, chunk: int = CHUNK,
+    fill: Tensor | Fill, *, read: Read | None = None, chunk: int | None = None,
 ) -> Tensor:
     """What is read of the logits while the units of rank below cuts[k] are replaced: (N, K, ...).
 

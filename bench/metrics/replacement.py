@@ -6,6 +6,8 @@ are taken with several, and `bench.metrics.gauges` says how far each takes a net
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
@@ -13,6 +15,10 @@ from torch.nn.functional import avg_pool2d, interpolate
 from bench.core import unknown
 from bench.metrics.draws import each
 from bench.metrics.removal import Fill, fixed
+from bench.metrics.sharing import for_all
+
+if TYPE_CHECKING:
+    from bench.measure import Explained
 
 OPERATORS = ("mean", "blur", "linear", "zero")
 """What `replacement` knows; their exact definitions stand there."""
@@ -39,19 +45,36 @@ def replacement(operator: str, x: Tensor, seed: Tensor) -> Fill:
     removed. "linear": see `interpolated`, plus Gaussian noise of NOISE drawn once an image from
     its own seed. Raises HeatproofError for another name.
     """
+    return _fill(operator, x, _material(operator, x, seed))
+
+
+def replacement_for(explained: Explained, operator: str) -> Fill:
+    """The same of the images that are explained, whose blur or noise is made once for all maps."""
+    batch = explained.batch
+    return _fill(operator, batch.x, for_all(
+        explained, ("replacement", operator), lambda: _material(operator, batch.x, batch.seed)))
+
+
+def _material(operator: str, x: Tensor, seed: Tensor) -> Tensor:
+    """What an operator takes of the images before anything is removed: (N, C or 1, H or 1, ...)."""
     if operator not in OPERATORS:
         raise unknown("operator", operator, OPERATORS)
     if operator == "mean":
-        return fixed(x.mean((2, 3), keepdim=True).expand_as(x))
+        return x.mean((2, 3), keepdim=True)
     if operator == "blur":
-        return fixed(blurred(x, BLUR))
+        return blurred(x, BLUR)
     if operator == "zero":
-        return fixed(torch.zeros_like(x))
+        return x.new_zeros(len(x), 1, 1, 1)
     shape = tuple(x.shape[1:])
     noise = NOISE * each(seed, "linear", lambda draw: draw.standard_normal(shape, "float32"))
-    noise = noise.to(x.device, x.dtype)
+    return noise.to(x.device, x.dtype)
+
+
+def _fill(operator: str, x: Tensor, material: Tensor) -> Fill:
+    if operator != "linear":
+        return fixed(material.expand_as(x))
     return lambda sample, removed: (
-        interpolated(x[sample], removed).to(x.dtype) + noise[sample])
+        interpolated(x[sample], removed).to(x.dtype) + material[sample])
 
 
 def blurred(x: Tensor, share: float) -> Tensor:

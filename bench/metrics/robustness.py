@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,9 +12,12 @@ from bench.core import HeatproofError
 from bench.measure import GAUGE, Explained, Scores
 from bench.metrics.draws import counted, each
 from bench.metrics.evidence import flaws, scores
+from bench.metrics.sharing import for_all
 from bench.plugins import metric
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
 CHUNK = 64
@@ -60,24 +64,50 @@ class Noisy:
 
 def noisy_run(explained: Explained, draws: int, radius: float) -> Noisy:
     """Explains and classifies `draws` noisy copies of each image, a few images at a time."""
-    batch, predicted = explained.batch, explained.logits.argmax(1).to(explained.batch.x.device)
     changes, flips = [], []
-    for start in range(0, len(batch), CHUNK):
-        index = list(range(start, min(start + CHUNK, len(batch))))
-        few = batch[index]
+    for index in _chunks(explained):
         own = explained.maps[index].double().flatten(1)
         length = torch.linalg.vector_norm(own, dim=1)
         change, flip = [], []
         for draw in range(draws):
-            x = noisy(few.x, few.seed, draw, radius)
+            x = _images(explained, index, draw, draws, radius)
             again = explained.explain(x=x, index=index).double().flatten(1)
             change.append(torch.linalg.vector_norm(again - own, dim=1) / length)
-            with torch.no_grad():
-                flip.append(explained.network(x).argmax(1) != predicted[index])
+            flip.append(_flips(explained, index, draw, radius, lambda x=x: x))  # type: ignore[misc]
         changes.append(torch.stack(change, 1))
         flips.append(torch.stack(flip, 1))
     found = torch.cat(changes)
     return Noisy(found.masked_fill(~found.isfinite(), torch.nan), torch.cat(flips))
+
+
+def _chunks(explained: Explained) -> list[list[int]]:
+    return [part.tolist() for part in torch.split(torch.arange(len(explained.batch)), CHUNK)]
+
+
+def _images(
+    explained: Explained, index: list[int], draw: int, draws: int, radius: float,
+) -> Tensor:
+    """A draw's noisy copies of some images, kept for all maps where those of all draws fit."""
+    def make() -> Tensor:
+        few = explained.batch[index]
+        return noisy(few.x, few.seed, draw, radius)
+
+    if not explained.shared.fits(draws * explained.batch.x.nbytes):
+        return make()
+    return for_all(explained, ("noisy images", index[0], len(index), draw, radius), make)
+
+
+def _flips(
+    explained: Explained, index: list[int], draw: int, radius: float, images: Callable[[], Tensor],
+) -> Tensor:
+    """Whether a draw changes the predicted classes; they are made once, for all maps."""
+    def make() -> Tensor:
+        with torch.no_grad():
+            predicted: Tensor = explained.network(images()).argmax(1)
+        return predicted
+
+    found = for_all(explained, ("noisy classes", index[0], len(index), draw, radius), make)
+    return found != explained.logits[index].argmax(1).to(found.device)
 
 
 def _checked(draws: int, radius: float) -> None:
@@ -87,7 +117,7 @@ def _checked(draws: int, radius: float) -> None:
 
 
 def _run(explained: Explained, draws: int, radius: float) -> Noisy:
-    """The run that all of this module's metrics share."""
+    """The run that both sensitivities share."""
     _checked(draws, radius)
     return explained.once(("noisy images", draws, radius),
                           lambda: noisy_run(explained, draws, radius))
@@ -143,9 +173,14 @@ def avg_sensitivity(explained: Explained, *, draws: int, radius: float) -> Score
           "network's prediction. It is about the network and the radius, whatever the map: where "
           "it is high, sensitivity is measured on few draws.",
     formula="1/R Σ_r [argmax f(x + ε_r) ≠ argmax f(x)]", range="[0, 1]", units="share of draws",
-    passes="those of max-sensitivity, whose run it shares", holds=("batch", "scale"),
+    passes="draws forward a network, none a map", holds=("batch", "scale"),
     departures=("Quantus has no such number.",))
 def class_flips(explained: Explained, *, draws: int, radius: float) -> Scores:
     """The share of draws that change the predicted class; the curve holds each draw's 0 or 1."""
-    found = _run(explained, draws, radius).flips.double()
+    _checked(draws, radius)
+    found = torch.cat([
+        torch.stack([
+            _flips(explained, index, draw, radius,
+                   partial(_images, explained, index, draw, draws, radius))
+            for draw in range(draws)], 1) for index in _chunks(explained)]).double()
     return scores(found.mean(1), _flat(explained.batch.x), curve=found)

@@ -14,11 +14,14 @@ from bench.metrics.evidence import INTERPOLATION, grid, scores
 from bench.metrics.faithfulness import signed
 from bench.metrics.removal import OUTPUTS, Outputs, forwards, whole
 from bench.metrics.replacement import OPERATORS, replacement
+from bench.metrics.sharing import content_of, for_all
 from bench.metrics.similarity import pearson
 from bench.plugins import metric
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from collections.abc import Iterator
+
+    from torch import Tensor
 
     from bench.measure import Explained, Scores
 
@@ -57,14 +60,13 @@ def faithfulness_correlation(
     if not 0 < share <= 1:
         raise HeatproofError(f"share must be a share of the pixels above 0, up to 1, not {share!r}")
     size = max(1, round(share * pixels))
-    batch = explained.batch
-    found = explained.once(("subsets", runs, size, operator), lambda: subset_outputs(
-        explained.network, batch.x, batch.seed, explained.target, runs=runs, size=size,
-        operator=operator))
+    found = for_all(
+        explained, ("subsets", runs, size, operator, content_of(explained.target)),
+        lambda: subset_outputs(explained, runs=runs, size=size, operator=operator))
     # What the untouched image gives is the same for every set, so it moves no correlation.
     fall = -found.followed(output, explained.unit)
     maps = signed(explained)
-    held = subset_sums(maps.values, batch.seed, runs=runs, size=size)
+    held = subset_sums(explained, maps.values, runs=runs, size=size)
     return scores(pearson(held, fall), maps.flaw, undefined="the correlation is undefined")
 
 
@@ -74,33 +76,37 @@ def subsets(seed: Tensor, pixels: int, *, runs: int, size: int) -> Tensor:
         draw.choice(pixels, size, replace=False, shuffle=False) for _ in range(runs)]))
 
 
-def subset_outputs(
-    network: nn.Module, x: Tensor, seed: Tensor, target: Tensor, *, runs: int, size: int,
-    operator: str,
-) -> Outputs:
+def subset_outputs(explained: Explained, *, runs: int, size: int, operator: str) -> Outputs:
     """The outputs (N, runs) of the images without each set; they do not depend on any map."""
-    parts = []
-    for start in range(0, len(x), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        chosen = subsets(seed[block], x[0, 0].numel(), runs=runs, size=size).to(x.device)
-        parts.append(_block(network, x[block], chosen, operator, seed[block], target[block]))
-    return Outputs.of(torch.cat(parts))
+    return Outputs.of(torch.cat([
+        _block(explained, block, chosen, operator)
+        for block, chosen in _drawn(explained, runs, size)]))
 
 
-def subset_sums(values: Tensor, seed: Tensor, *, runs: int, size: int) -> Tensor:
+def subset_sums(explained: Explained, values: Tensor, *, runs: int, size: int) -> Tensor:
     """The evidence of maps (N, H, W) in each of the same sets: (N, runs) float64."""
-    flat, parts = values.flatten(1), []
-    for start in range(0, len(flat), _BLOCK):
+    flat = values.flatten(1)
+    return torch.cat([
+        flat[block].gather(1, chosen.flatten(1)).view(chosen.shape).sum(2)
+        for block, chosen in _drawn(explained, runs, size)])
+
+
+def _drawn(explained: Explained, runs: int, size: int) -> Iterator[tuple[slice, Tensor]]:
+    """Some samples with their sets (n, runs, size) on their device, kept where all of them fit."""
+    batch, pixels = explained.batch, math.prod(grid(explained))
+    kept = explained.shared.fits(len(batch) * runs * size * torch.int64.itemsize)
+    for start in range(0, len(batch), _BLOCK):
         block = slice(start, start + _BLOCK)
-        chosen = subsets(seed[block], flat.shape[1], runs=runs, size=size).to(flat.device)
-        parts.append(flat[block].gather(1, chosen.flatten(1)).view(chosen.shape).sum(2))
-    return torch.cat(parts)
+
+        def draw(seed: Tensor = batch.seed[block]) -> Tensor:
+            return subsets(seed, pixels, runs=runs, size=size).to(batch.x.device)
+
+        yield block, for_all(explained, ("sets", start, runs, size), draw) if kept else draw()
 
 
-def _block(
-    network: nn.Module, x: Tensor, chosen: Tensor, operator: str, seed: Tensor, target: Tensor,
-) -> Tensor:
-    fill = replacement(operator, x, seed)
+def _block(explained: Explained, block: slice, chosen: Tensor, operator: str) -> Tensor:
+    x = explained.batch.x[block]
+    fill = replacement(operator, x, explained.batch.seed[block])
 
     def images(sample: Tensor, run: Tensor) -> Tensor:
         removed = torch.zeros(len(sample), x[0, 0].numel(), dtype=torch.bool, device=x.device)
@@ -108,5 +114,5 @@ def _block(
         removed = removed.view(-1, 1, *x.shape[2:])
         return torch.where(removed, fill(sample, removed), x[sample])
 
-    return forwards(network, images, len(x), chosen.shape[1], device=x.device,
-                    read=Outputs.read(target))
+    return forwards(explained.network, images, len(x), chosen.shape[1], device=x.device,
+                    read=Outputs.read(explained.target[block]))

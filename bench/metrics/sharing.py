@@ -1,0 +1,55 @@
+"""What depends on the network and the images alone is made once for all maps that are scored."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable
+
+    from torch import Tensor, nn
+
+    from bench.measure import Explained
+
+T = TypeVar("T")
+
+
+def for_all(explained: Explained, key: Hashable, make: Callable[[], T]) -> T:
+    """What `make` gives, made once for all contestants that share `explained.shared`.
+
+    It may depend on the network, the images and their seeds, which are told apart by their content,
+    and on what the key names, and on nothing else: no map, target or logits. Nobody may change it
+    in place.
+    """
+    return explained.shared.once((explained.once("content", lambda: _content(explained)), key),
+                                 make)
+
+
+def content(network: nn.Module) -> str:
+    """A checksum of a network: its classes, layers, parameters and buffers."""
+    held = dict(network.named_parameters()) | dict(network.named_buffers())
+    return _digest([str(type(network)), repr(network), *held], held.values())
+
+
+def content_of(*tensors: Tensor) -> str:
+    """A checksum of tensors: types, shapes and values."""
+    return _digest((), tensors)
+
+
+def _content(explained: Explained) -> tuple[str, str, str]:
+    x = explained.batch.x
+    return content(explained.network), content_of(x, explained.batch.seed), str(x.device)
+
+
+def _digest(words: Iterable[str], tensors: Iterable[Tensor]) -> str:
+    found = hashlib.blake2b(digest_size=16)
+    for word in words:
+        found.update(word.encode() + b"\0")
+    for tensor in tensors:
+        found.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        flat = tensor.detach().cpu().contiguous().view(-1)
+        found.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
+    return found.hexdigest()
