@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,8 @@ import SimpleITK
 
 from bench import data
 from bench.core import Card, HeatproofError
-from bench.data import volumes
+from bench.data import decoded, volumes
+from bench.data.catalogue import Catalogue
 
 SIZE = (4, 6, 5)  # channels, rows, columns of a tiny slice
 GRADES = {"001": "HGG", "002": "LGG", "003": "HGG"}
@@ -187,7 +189,15 @@ def test_every_volume_is_read_once_for_all_slices_of_its_patient(
         read.append(path)
         return look(path, card)
 
+    decode = decoded.decode
+
+    def one_straggles(card: Card, catalogue: Catalogue, row: int) -> dict[str, np.ndarray]:
+        if row == 1:  # while the other threads go on to the last patient
+            time.sleep(.3)
+        return decode(card, catalogue, row)
+
     monkeypatch.setattr(volumes, "opened", counted)
+    monkeypatch.setattr(decoded, "decode", one_straggles)
     data.load(card(), "test")
     assert len(read) == len(set(read)) == 5 * len(GRADES)
 

@@ -13,6 +13,8 @@ from bench.core import Card, HeatproofError, number_from, unknown
 from bench.data.images import Array
 
 Decode = Callable[[int], Array]
+IN_FLIGHT = 16
+"""How many rows in a row may be under way at once where a catalogue is decoded."""
 _SHARE = re.compile(r"(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)")
 
 

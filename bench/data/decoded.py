@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ import numpy as np
 from filelock import FileLock
 
 from bench.core import Card, HeatproofError, digest
-from bench.data.catalogue import Catalogue
+from bench.data.catalogue import IN_FLIGHT, Catalogue
 from bench.data.images import Array, Images
 from bench.data.pixels import conformed, conformed_mask
 from bench.plugins import sources
@@ -122,7 +123,7 @@ def _decode_all(
         while done < len(rows):
             progress(done, len(rows))
             chunk = rows[done:done + _CHUNK]
-            for arrays in pool.map(lambda row: decode(card, catalogue, int(row)), chunk):
+            for arrays in _in_order(pool, card, catalogue, chunk):
                 for name, array in arrays.items():
                     with told(wip / f"{name}.npy"):
                         files[name].write(np.ascontiguousarray(array).tobytes())
@@ -137,6 +138,19 @@ def _decode_all(
     progress(len(rows), len(rows))
     write_json(wip / "facts.json", {"content": _content(wip, shapes, card)})
     (wip / "done").unlink()
+
+
+def _in_order(
+    pool: ThreadPoolExecutor, card: Card, catalogue: Catalogue, rows: Array,
+) -> Iterator[dict[str, Array]]:
+    """What `decode` makes of each row; nobody is IN_FLIGHT rows ahead of the slowest."""
+    ahead: deque[Future[dict[str, Array]]] = deque()
+    for row in rows:
+        if len(ahead) == IN_FLIGHT:
+            yield ahead.popleft().result()
+        ahead.append(pool.submit(decode, card, catalogue, int(row)))
+    while ahead:
+        yield ahead.popleft().result()
 
 
 def _done(wip: Path, shapes: Mapping[str, tuple[int, ...]], n: int) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path, PurePath
 from threading import Lock
 from typing import Any, Literal
@@ -17,7 +18,7 @@ import numpy as np
 
 from bench.core import Card, HeatproofError, digest, filled, unknown
 from bench.data import lists
-from bench.data.catalogue import Catalogue
+from bench.data.catalogue import IN_FLIGHT, Catalogue
 from bench.data.files import absent, content, home, lacking
 from bench.data.images import Array
 from bench.data.pixels import by_peak
@@ -84,15 +85,16 @@ def read(card: Card) -> Catalogue:
             for scan, kinds in zip(scans, shown, strict=True)
             for z, kind in enumerate(kinds) if kind != EMPTY]
     lock = Lock()  # several threads ask for slices of one scan, and one shall read it
+    held = lru_cache(maxsize=_at_once([scan for scan, _, _ in rows]))
 
-    @lru_cache(maxsize=2)
+    @held
     def contrasts(scan: Scan) -> Array:
         stack = [opened(path, card) for path in scan.files[:-1]]
         for path, volume in zip(scan.files[1:-1], stack[1:], strict=True):
             _same_shape(path, volume, scan.files[0], stack[0])
         return np.stack(stack if layout.scale == "slice" else [_spread(one) for one in stack])
 
-    @lru_cache(maxsize=2)
+    @held
     def labels(scan: Scan) -> Array:
         return _labels(scan.files[-1], card, layout)
 
@@ -113,6 +115,12 @@ def read(card: Card) -> Catalogue:
         label=tuple(label for _, _, label in rows), image=image, mask=mask,
         group=tuple(scan.patient for scan, _, _ in rows),
         files=tuple(scan.files for scan, _, _ in rows))
+
+
+def _at_once(scans: list[Scan]) -> int:
+    """How many scans those may be at who read slice after slice, some sooner than others."""
+    new = [one is not other for one, other in pairwise(scans)]
+    return 1 + max((sum(new[row:row + IN_FLIGHT]) for row in range(len(new))), default=0)
 
 
 def _layout(card: Card) -> Layout:
