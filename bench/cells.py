@@ -24,9 +24,10 @@ from bench.battery import Ask
 from bench.chunks import LARGEST, at_most
 from bench.core import HeatproofError, canonical, digest
 from bench.measure import Metric
+from bench.outcome import Outcome
 from bench.proofs import proof
 from bench.results import Folder, has_proof, identity, proof_path, write_proof
-from bench.run import Outcome, Place, fit, run
+from bench.run import Place, fit, run
 from bench.spec import RunSpec
 from bench.store import Cache, read_json, write_bytes, write_json
 from bench.suite import Suite
@@ -195,12 +196,11 @@ def _leave_word(
     cell: Cell, cache: Cache, died: int, state: str, outcome: Outcome, *,
     seconds: float | None = None, who: Mapping[str, Any] | None = None,
 ) -> None:
-    errors = {what: outcome.bad_input.get(what) or trace.strip().splitlines()[-1]
-              for what, trace in outcome.failures.items()}
+    who = who or _who()
     write_json(word_path(cell.key, cache), {
         "cell": cell.name, "stage": cell.stage, "state": state, "died": died, "seconds": seconds,
-        "ended": time.time(), "host": (who or _who())["host"], "job": (who or _who())["job"],
-        "errors": errors, "tracebacks": outcome.failures,
+        "ended": time.time(), "host": who["host"], "job": who["job"],
+        "errors": outcome.errors, "tracebacks": outcome.failures,
         "memory": any(sign in trace for trace in outcome.failures.values() for sign in _MEMORY)})
 
 

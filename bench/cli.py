@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from bench import cli_board, cli_cluster, cli_data, cli_run
+from bench.cli_run import Plugin
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,9 +30,6 @@ err = Console(stderr=True, soft_wrap=True, highlight=False)
 _plugin_files: list[str] = []
 _debugging: list[bool] = []
 
-Out = Annotated[Path, typer.Option("--out", help="Folder of results.")]
-Plugin = Annotated[
-    list[str] | None, typer.Option("--plugin", help="A Python file that registers a plugin.")]
 
 
 @app.callback()

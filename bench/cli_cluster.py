@@ -71,11 +71,10 @@ def run_cell(
         failed |= bool(outcome.failures)
         cli.out.print(f"{escape(cell.name)}: {escape(outcome.status)} in "
                       f"{time.perf_counter() - started:.1f} s", soft_wrap=True)
-        for what, trace in outcome.failures.items():
-            line = outcome.bad_input.get(what) or trace.strip().splitlines()[-1]
+        for what, line in outcome.errors.items():
             cli.err.print(f"[red]{escape(what)}:[/] {escape(line)}")
             if cli.debugging():
-                cli.err.print(trace, markup=False)
+                cli.err.print(outcome.failures[what], markup=False)
     if failed:
         raise typer.Exit(1)
 

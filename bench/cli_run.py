@@ -14,7 +14,8 @@ from rich.markup import escape
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from bench.run import Outcome, Place
+    from bench.outcome import Outcome
+    from bench.run import Place
     from bench.spec import RunSpec
     from bench.status import Standing
     from bench.suite import Suite
@@ -72,7 +73,7 @@ def plan(
             cli.out.print(f"[yellow]cannot run yet:[/] {escape(reason)}")
     models = {run.model_id for run in runs}
     cli.out.print(f"{len(runs)} runs on {len(models)} networks, {len(found.metrics)} metrics")
-    cli.out.print(_costs(found, runs, out_folder, {}))
+    cli.out.print(_costs(found, runs, out_folder))
 
 
 def _trainings(runs: Sequence[RunSpec]) -> object:
@@ -124,7 +125,7 @@ def suite_named(name: str, seeds: int) -> Suite:
     return suite.read(name, seeds=seeds)
 
 
-def _costs(suite: Suite, runs: Sequence[RunSpec], out: Path, gpus: dict[str, int]) -> str:
+def _costs(suite: Suite, runs: Sequence[RunSpec], out: Path) -> str:
     """A line of what is left to do will cost, by what was measured."""
     from bench.cells import missing, planned
     from bench.run import Place
@@ -140,8 +141,6 @@ def _costs(suite: Suite, runs: Sequence[RunSpec], out: Path, gpus: dict[str, int
         return f"{len(left)} cells are left; none like them was measured yet, so no cost is known"
     hours = sum(found.seconds.values()) / 3600
     text = f"{len(left)} cells are left: about {hours:.2f} hours of one process"
-    if any(gpus.values()):
-        text += f", {found.gpu_hours(gpus):.2f} GPU-hours"
     notes = [f"{n} {what}" for n, what in (
         (found.guessed, "by the nearest that is measured"), (found.unknown, "unknown")) if n]
     return text + (f" ({', '.join(notes)})" if notes else "")
@@ -269,7 +268,7 @@ def status(
         if len(told) > LISTED:
             cli.out.print(f"and {len(told) - LISTED} more {state} (--format json shows all)")
     if "running" not in Counter(one.state for one in stands):
-        cli.out.print(_costs(found, runs, out_folder, {}))
+        cli.out.print(_costs(found, runs, out_folder))
 
 
 def _by_contestant(stands: Sequence[Standing], place: Place) -> object:

@@ -13,7 +13,8 @@ from rich.markup import escape
 from bench import cluster, profile, suite
 from bench.arrays import arrays
 from bench.cells import Cell, is_done, missing, planned, word
-from bench.run import Outcome, Place
+from bench.outcome import Outcome
+from bench.run import Place
 from bench.status import cost, standings
 from bench.store import Cache
 
@@ -90,8 +91,7 @@ def _show(
         out.print(f"[bold]{what}[/]")
         out.print(script, markup=False, soft_wrap=True)
     jobs = sum(len(array.jobs) for array in todo)
-    out.print(f"{jobs} jobs in {len(todo)} arrays for {len(left)} cells; nothing was "
-                  "submitted")
+    out.print(f"{jobs} jobs in {len(todo)} arrays for {len(left)} cells; nothing was submitted")
     found = cost(left, cells, place)
     hours = found.gpu_hours({stage: r.gpus for stage, r in asked.stages.items()})
     known = len(left) - found.unknown

@@ -197,9 +197,9 @@ def check() -> None:
 
 def submissions(cache: Cache, name: str) -> list[Submission]:
     """The submissions of a suite, oldest first."""
-    return [Submission.read(path.parent) for path in sorted(
-        (cache.root / "submissions").glob(f"{name}-*/submission.json"))
-        if read_json(path).get("suite") == name]
+    found = map(Submission.read, sorted(
+        path.parent for path in (cache.root / "submissions").glob(f"{name}-*/submission.json")))
+    return [one for one in found if one.facts["suite"] == name]
 
 
 def queue() -> dict[tuple[str, str], str] | None:

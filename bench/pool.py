@@ -22,8 +22,9 @@ from typing import Any
 from bench import data, nets, plugins
 from bench.cells import Cell, holder, missing, planned, take_over, work
 from bench.core import HeatproofError
+from bench.outcome import Outcome
 from bench.results import Folder, check_protocol, write_plan
-from bench.run import Outcome, Place, splits_of
+from bench.run import Place, splits_of
 from bench.spec import RunSpec
 from bench.store import Cache
 from bench.suite import Suite

@@ -5,9 +5,8 @@ from __future__ import annotations
 import platform
 import subprocess
 import time
-import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -18,9 +17,10 @@ from torch import Tensor, nn
 
 from bench import data, explain, metrics, parallel, train
 from bench.certificate import AT_LEAST, AT_MOST, certify
-from bench.core import HOME, Batch, HeatproofError, Method, digest
+from bench.core import HOME, Batch, Method, digest
 from bench.data.images import Batches, Images
 from bench.measure import Explained, Metric
+from bench.outcome import Outcome, caught
 from bench.passes import counted
 from bench.results import Folder, read_media
 from bench.shared import shared_by
@@ -29,21 +29,6 @@ from bench.store import Cache, read_json, write_json
 from bench.suite import card_facts, card_of, contestant_facts, explainer_of, trainer_of
 
 LIBRARIES = ("heatproof", "torch", "timm", "captum", "quantus", "numpy", "scipy")
-
-
-@dataclass
-class Outcome:
-    """How one run, or the training of one model, ended.
-
-    failures: what failed -> its traceback. bad_input: those that are the user's to mend, a line
-    each. trained: whether a network was trained for it now.
-    """
-
-    cell: str
-    status: str = "done"
-    trained: bool = False
-    failures: dict[str, str] = field(default_factory=dict)
-    bad_input: dict[str, str] = field(default_factory=dict)
 
 
 def silent(what: str, done: int, total: int) -> None:
@@ -65,7 +50,7 @@ class Place:
 def fit(spec: RunSpec, place: Place) -> Outcome:
     """Trains the network of a spec unless the cache has it."""
     outcome = Outcome(f"{spec.dataset}/{spec.contestant.trainer}/seed {spec.seed}")
-    with _caught(outcome, "train"):
+    with caught(outcome, "train"):
         outcome.trained = network(spec, place).trained
     return outcome
 
@@ -76,7 +61,7 @@ def run(spec: RunSpec, wanted: Sequence[Metric], place: Place) -> Outcome:
     A metric that fails leaves its file out and harms no other.
     """
     outcome = Outcome(spec.cell)
-    with _caught(outcome, "run"):
+    with caught(outcome, "run"):
         folder = Folder.of(spec, place.out)
         if folder.is_whole(wanted):
             outcome.status = "finished before"
@@ -128,7 +113,7 @@ def _run(
     for done, metric in enumerate(missing):
         place.progress(metric.name, done, len(missing))
         started = clock()
-        with _caught(outcome, metric.name):
+        with caught(outcome, metric.name):
             folder.write_scores(metric, batch.key, metrics.score(metric, seen))
             measured.setdefault("score", {})[metric.name] = clock() - started
     scored = [metric for metric in wanted if folder.has_score(metric)]
@@ -379,22 +364,3 @@ def _device_name(device: str) -> str:
     if device.startswith("cuda"):
         return f"cuda ({torch.cuda.get_device_name(device)})"
     return f"{device} ({platform.machine()}, {torch.get_num_threads()} thread)"
-
-
-class _caught:  # noqa: N801  reads as a phrase: `with _caught(outcome, name):`
-    """Writes an error inside the block into an outcome and goes on after it."""
-
-    def __init__(self, outcome: Outcome, name: str) -> None:
-        self.outcome, self.name = outcome, name
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        if error is None or not isinstance(error, Exception):
-            return False
-        self.outcome.status = "failed"
-        self.outcome.failures[self.name] = "".join(traceback.format_exception(error))
-        if isinstance(error, HeatproofError):
-            self.outcome.bad_input[self.name] = str(error)
-        return True

@@ -7,11 +7,8 @@ written once: of two writers the first wins, and a reader keeps the file that it
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import re
-import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -75,24 +72,6 @@ def _linked(temporary: Path, path: Path) -> bool:
             return False
         temporary.replace(path)
     return True
-
-
-LEFT = re.compile(r"\..+\.[0-9a-f]{8}")
-"""The temporary names that `write_bytes` gives."""
-
-
-def sweep(folder: Path, *, older: float = 7 * 86400) -> int:
-    """Deletes the temporary files below a folder that a killed process left; how many.
-
-    older: seconds since they were written, so that nobody can still be writing them.
-    """
-    swept = 0
-    for path in folder.rglob(".*"):
-        with contextlib.suppress(OSError):
-            if LEFT.fullmatch(path.name) and time.time() - path.stat().st_mtime > older:
-                path.unlink()
-                swept += 1
-    return swept
 
 
 def write_json(path: Path, value: object) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
 
-    from bench.run import Outcome
+    from bench.outcome import Outcome
 
 PATIENCE = 5.0
 """Seconds after which a log without a terminal gets a line of what is under way."""
@@ -78,12 +78,11 @@ class Watch:
         self.counts[outcome.status] = self.counts.get(outcome.status, 0) + 1
         if outcome.status != "finished before":
             self.tell(f"{outcome.cell}: {outcome.status}")
-        for what, trace in outcome.failures.items():
-            line = outcome.bad_input.get(what) or trace.strip().splitlines()[-1]
+        for what, line in outcome.errors.items():
             known = line in self.failed or line in self.bad_input
             (self.bad_input if what in outcome.bad_input else self.failed).append(line)
             if self.debug:
-                self.console.print(escape(trace))
+                self.console.print(escape(outcome.failures[what]))
             elif not known:
                 self.console.print(
                     f"[red]{escape(outcome.cell)}, {escape(what)}:[/] {escape(line)}")

@@ -15,8 +15,9 @@ import pytest
 from bench import cells, status, store, suite
 from bench.cells import Cell, claimed, holder, missing, planned, take_over, word, work
 from bench.core import canonical
+from bench.outcome import Outcome
 from bench.pool import Schedule
-from bench.run import Outcome, Place
+from bench.run import Place
 from bench.store import Cache
 
 
