@@ -19,6 +19,7 @@ from bench.measure import Explained, Metric
 from bench.metrics import score
 from bench.metrics.maps import Array
 from bench.metrics.quantus_run import QuantusMetric
+from bench.metrics.sharing import answers
 from bench.shared import Shared
 from bench.spec import Backbone
 
@@ -156,6 +157,12 @@ class Contest:
             network=self.network, batch=self.batch, logits=self.logits, target=self.batch.y,
             maps=self.maps[name], explain=self.explain[name], classes=CLASSES,
             device=str(self.batch.x.device), shared=shared or Shared())
+
+    def ready(self) -> Shared:
+        """What is made once for a network, whatever is scored: the quicker copy of it."""
+        shared = Shared()
+        answers(self.seen(next(iter(self.maps)), shared))
+        return shared
 
     def battery(self, metrics: Sequence[Metric]) -> None:
         """All metrics of all contestants, sharing whatever the engine shares."""

@@ -36,6 +36,12 @@ class Shared:
                 self._held -= self._made.pop(next(iter(self._made)))[1]
         return made
 
+    def copy(self) -> Shared:
+        """One that holds the same now, and whose later results are its own."""
+        other = Shared(self.most)
+        other._made, other._held = dict(self._made), self._held
+        return other
+
     def fits(self, size: int) -> bool:
         """Whether so many bytes can be kept without driving out most of the rest."""
         return size <= self.most // 4

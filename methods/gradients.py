@@ -1,8 +1,9 @@
-"""Explainers that read the gradient at the input, by captum."""
+"""Explainers that read the gradient at the input, most by captum."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import cast
 
 import torch
@@ -12,6 +13,9 @@ from bench import Batch, HeatproofError, Method, TargetScore, fitting, method, s
 
 from .parameters import whole
 from .reference import Background, reference
+
+ROWS = 64
+"""Noisy images on their way at a time, unless one image has more."""
 
 
 class Gradient(Method):
@@ -118,7 +122,8 @@ class NoisyGradient(Gradient):
 
     `samples` noisy images, 50, beyond which the SmoothGrad paper saw little change; `noise` is the
     standard deviation in shares of the normalised image's range (max − min), 0.15 as in the
-    authors' code, PAIR-code/saliency.
+    authors' code, PAIR-code/saliency. Draws and sums are those of captum's NoiseTunnel, which would
+    have to be called image by image, as each has a seed of its own.
     """
 
     passes = "samples forward, samples backward"
@@ -126,22 +131,19 @@ class NoisyGradient(Gradient):
     explain_params = {"samples": 50, "noise": 0.15}
     check_explain = {"samples": 8}
 
-    def noisy(self, net: nn.Module, batch: Batch, target: Tensor, kind: str) -> Tensor:
-        """The signed gradient in a NoiseTunnel of that kind, (N, C, H, W)."""
-        from captum.attr import NoiseTunnel, Saliency
-
-        samples, noise = whole(self, "samples"), self._noise()
-        score, dtype = TargetScore(net), batch.x.dtype
-        # The images alone, and so captum's sums, are in float64: it makes a variance by
-        # subtracting two means, which in float32 leaves little but rounding where it is small.
-        tunnel, maps = NoiseTunnel(Saliency(lambda x, target: score(x.to(dtype), target))), []
-        for i, seed in enumerate(batch.seed):
-            x = batch.x[[i]].double()
-            with seeded(int(seed)):
-                maps.append(tunnel.attribute(
-                    x, nt_type=kind, nt_samples=samples, stdevs=noise * float(x.max() - x.min()),
-                    additional_forward_args=(target[[i]],), abs=False))
-        return torch.cat(maps).to(dtype)
+    def slopes(self, net: nn.Module, batch: Batch, target: Tensor) -> Iterator[Tensor]:
+        """The signed gradients of a few images' draws at a time, (n, samples, C, H, W) float64."""
+        samples, noise, score = whole(self, "samples"), self._noise(), TargetScore(net)
+        for few in torch.split(torch.arange(len(batch)), max(1, ROWS // samples)):
+            x = batch.x[few].repeat_interleave(samples, 0).double()
+            for one, seed in zip(torch.split(x, samples), batch.seed[few].tolist(), strict=True):
+                spread = noise * float(one[0].max() - one[0].min())
+                with seeded(seed):
+                    one += torch.normal(0, torch.full_like(one, spread, dtype=torch.float32))
+            x = x.to(batch.x.dtype).requires_grad_()
+            told = score(x, target[few].repeat_interleave(samples))
+            (slope,) = torch.autograd.grad(told.sum(), x)
+            yield slope.double().view(-1, samples, *x.shape[1:])
 
     def _noise(self) -> float:
         noise = self.explain_params["noise"]
@@ -160,11 +162,12 @@ class SmoothGrad(NoisyGradient):
     """
 
     title = "SmoothGrad"
-    paper = "Smilkov et al. 2017, arXiv:1706.03825; by captum's NoiseTunnel"
+    paper = "Smilkov et al. 2017, arXiv:1706.03825; as in captum's NoiseTunnel"
 
     def explain(self, net: nn.Module, batch: Batch, target: Tensor) -> Tensor:
         """Magnitudes (N, H, W), from 0."""
-        return self.noisy(net, batch, target, "smoothgrad").abs().amax(1)
+        return torch.cat([each.mean(1).to(batch.x.dtype).abs().amax(1)
+                          for each in self.slopes(net, batch, target)])
 
 
 @method("vargrad")
@@ -176,9 +179,9 @@ class VarGrad(NoisyGradient):
     """
 
     title = "VarGrad"
-    paper = "Adebayo et al. 2018, arXiv:1810.03292; by captum's NoiseTunnel"
+    paper = "Adebayo et al. 2018, arXiv:1810.03292; as in captum's NoiseTunnel"
 
     def explain(self, net: nn.Module, batch: Batch, target: Tensor) -> Tensor:
         """Variances (N, H, W), from 0."""
-        # What is below 0 is the rounding of a variance of 0.
-        return self.noisy(net, batch, target, "vargrad").clamp(min=0).amax(1)
+        return torch.cat([each.var(1, correction=0).to(batch.x.dtype).amax(1)
+                          for each in self.slopes(net, batch, target)])

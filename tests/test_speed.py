@@ -175,9 +175,10 @@ def test_a_contestants_explanations_are_counted_under_its_name(plan, small) -> N
 CASE = contest.Case(title="made up", backbone="cnn", image=(1, 8, 8), device="cpu", n=10, rounds=3,
                     target=2.5, numbers={})
 MADE_UP = speed.Measured(
-    CASE, 10, 3, single={"road": (1.0, 2.0), "auc": (1.0, 1.5)}, battery=10.0, quantus=30.0,
-    apart={"symmetric-gain": 0.5}, made=Passes(1000, 10), distinct=Passes(900, 10),
-    forward=(0.01, 64), backward=(0.02, 16), peak={"ours": (2**30, 2**29), "quantus": (2**30, 0)})
+    CASE, 10, 3, single={"road": (1.0, 2.0), "auc": (1.0, 1.5)}, battery=10.0, ready=0.1,
+    quantus=30.0, apart={"symmetric-gain": 0.5}, made=Passes(1000, 10),
+    distinct=Passes(900, 10), forward=(0.01, 64), backward=(0.02, 16),
+    peak={"ours": (2**30, 2**29), "quantus": (2**30, 0)})
 
 
 def met(found: speed.Measured) -> list[bool]:

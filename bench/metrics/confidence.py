@@ -12,7 +12,7 @@ from bench.metrics.evidence import INTERPOLATION, Evidence, evidence, grid, scor
 from bench.metrics.faithfulness import along, pixel_ranks, removal_outputs, signed
 from bench.metrics.removal import Outputs, even_cuts, forwards
 from bench.metrics.replacement import OPERATORS, blurred
-from bench.metrics.sharing import for_all
+from bench.metrics.sharing import answers, for_all
 from bench.plugins import metric
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def insertion(explained: Explained, *, steps: int, sigma: float) -> Scores:
     canvas = for_all(explained, ("blurred", sigma), lambda: blurred(batch.x, sigma))
 
     def empty() -> Tensor:
-        return forwards(explained.network, lambda sample, _: canvas[sample], len(canvas), 1,
+        return forwards(answers(explained), lambda sample, _: canvas[sample], len(canvas), 1,
                         device=canvas.device)[:, 0]
 
     curve = along(
@@ -128,7 +128,7 @@ def _confidence(explained: Explained) -> tuple[Tensor, tuple[str | None, ...]]:
         found: Evidence = evidence(explained.maps, grid(explained), "positive")
         low = found.values.amin((1, 2), keepdim=True)
         mask = (found.values - low) / (found.values.amax((1, 2), keepdim=True) - low)
-        outputs = masked_outputs(explained.network, explained.batch.x, mask, explained.target)
+        outputs = masked_outputs(answers(explained), explained.batch.x, mask, explained.target)
         return outputs.probability, found.flaw
 
     return explained.once("masked by the map", run)

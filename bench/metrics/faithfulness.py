@@ -22,7 +22,7 @@ from bench.metrics.removal import (
     whole,
 )
 from bench.metrics.replacement import OPERATORS, replacement_for
-from bench.metrics.sharing import for_all
+from bench.metrics.sharing import answers, for_all
 from bench.plugins import metric
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ def without(
     x, fill = explained.batch.x, replacement_for(explained, operator)
 
     def emptied() -> Tensor:
-        return ordered(explained.network, x, torch.zeros_like(x[:, :1]), [1], fill)[:, 0]
+        return ordered(answers(explained), x, torch.zeros_like(x[:, :1]), [1], fill)[:, 0]
 
     return along(explained, rank, cuts, canvas=x, fill=fill, known={
         0: lambda: explained.logits,
@@ -216,7 +216,7 @@ def along(
     every = torch.arange(len(canvas), device=canvas.device)
     found = {cut: read(known[cut](), every) for cut in set(cuts) & set(known)}
     if left := sorted(set(cuts) - set(known)):
-        run = ordered(explained.network, canvas, rank, left, fill, read=read)
+        run = ordered(answers(explained), canvas, rank, left, fill, read=read)
         found |= zip(left, run.unbind(1), strict=True)
     return Outputs.of(torch.stack([found[cut] for cut in cuts], 1))
 

@@ -18,7 +18,7 @@ from bench.metrics.evidence import INTERPOLATION, grid, scores, upsampled
 from bench.metrics.faithfulness import FLIPPING, REGIONS, ROAD, pixel_flipping, region_aopc, road
 from bench.metrics.removal import ordered, percent_cuts, ranks
 from bench.metrics.replacement import blurred, replacement_for
-from bench.metrics.sharing import for_all
+from bench.metrics.sharing import answers, for_all
 from bench.plugins import metric
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ def confidence_drop(
     def run() -> Tensor:
         visit = permutations(batch.seed, pixels, "out of distribution").to(batch.x.device)
         rank = ranks(visit).view(-1, 1, *grid(explained))
-        return ordered(explained.network, batch.x, rank, cuts, replacement_for(explained, operator),
+        return ordered(
+            answers(explained), batch.x, rank, cuts, replacement_for(explained, operator),
                        read=_confidence)
 
     found = for_all(explained, ("out of distribution", operator, tuple(cuts)), run)

@@ -22,6 +22,7 @@ from bench.measure import Explained, Scores
 from bench.metrics.evidence import IGNORE, evidence, grained, grid, order, scores
 from bench.metrics.localisation import areas, masks
 from bench.metrics.removal import ordered, ranks, whole
+from bench.metrics.sharing import answers
 from bench.plugins import metric
 
 if TYPE_CHECKING:
@@ -217,7 +218,7 @@ def patch_deletion(
         return probability.gather(1, target[sample][:, None])[:, 0]
 
     x = explained.batch.x
-    kept = ordered(explained.network, x, spread(rank, tile, size)[:, None].to(x.device),
+    kept = ordered(answers(explained), x, spread(rank, tile, size)[:, None].to(x.device),
                    range(tiles + 1), torch.zeros_like(x), read=read)
     curve = kept.clamp(max=kept[:, :1]) / kept[:, :1]
     return scores(torch.trapezoid(curve, dim=1) / tiles, found.flaw, curve=curve,

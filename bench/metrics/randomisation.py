@@ -7,6 +7,7 @@ since both come from one method: nothing is blown up.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -16,7 +17,7 @@ from bench.measure import Explained, Scores
 from bench.metrics.draws import counted, each
 from bench.metrics.evidence import INTERPOLATION, Part, evidence, grid, scores
 from bench.metrics.sharing import for_all
-from bench.metrics.similarity import spearman, ssim
+from bench.metrics.similarity import pearson, ranks, ssim
 from bench.plugins import metric
 from bench.shared import nbytes
 from bench.stages import copied, randomised, redrawn, resets, stages
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from bench.stages import Stage
-
-    Measure = Callable[[Tensor, Tensor], Tensor]
 
 CHUNK = 64
 """Maps on the image's grid at a time."""
@@ -56,7 +55,7 @@ def similarities(explained: Explained, order: Order, draws: int, most: int) -> T
         parts = parts[::-1]
 
     def alike(again: Tensor) -> Tensor:
-        return compared(explained.maps, again, "absolute", _ordered)
+        return compared(explained, again, "absolute", SPEARMAN)
 
     found = []
     for draw in range(draws):
@@ -70,7 +69,12 @@ def similarities(explained: Explained, order: Order, draws: int, most: int) -> T
 def whole(explained: Explained, draw: int) -> Tensor:
     """The native maps (N, h, w) when all of the network is drawn anew, by whatever order."""
     def make() -> Tensor:
-        return explained.explain(net=next(_networks(explained, _stages(explained, 1), draw)))
+        if (drawn := _redrawn(explained, draw)) is None:
+            (own,) = randomised(explained.network, _stages(explained, 1), draw)
+        else:
+            own = copied(drawn)
+            own._forward_hooks = explained.network._forward_hooks.copy()  # of today
+        return explained.explain(net=own)
 
     return explained.once(("maps of a new network", draw), make)
 
@@ -82,18 +86,24 @@ def _stages(explained: Explained, most: int) -> tuple[Stage, ...]:
 
 def _networks(explained: Explained, order: Sequence[Stage], draw: int) -> Iterator[nn.Module]:
     """As `randomised` of the network, whose new weights are drawn once for all maps and orders."""
+    if (drawn := _redrawn(explained, draw)) is None:
+        yield from randomised(explained.network, order, draw)
+    elif order:
+        changed = copied(explained.network)
+        for stage in order:
+            for name in stage.modules:
+                _renew(changed.get_submodule(name), drawn.get_submodule(name))
+            yield changed
+
+
+def _redrawn(explained: Explained, draw: int) -> nn.Module | None:
+    """The network drawn anew for all maps, or None where each stage must be drawn by itself."""
     network = explained.network
     held = [id(p) for _, p in network.named_parameters(remove_duplicate=False)]
     # Of weights that two modules tie, each draw overwrites the other's, so their order matters.
     if len(set(held)) < len(held) or not explained.shared.fits(nbytes(network)):
-        yield from randomised(network, order, draw)
-        return
-    drawn = for_all(explained, ("redrawn", draw), lambda: redrawn(network, draw))
-    changed = copied(network)
-    for stage in order:
-        for name in stage.modules:
-            _renew(changed.get_submodule(name), drawn.get_submodule(name))
-        yield changed
+        return None
+    return for_all(explained, ("redrawn", draw), lambda: redrawn(network, draw))
 
 
 def _renew(module: nn.Module, drawn: nn.Module) -> None:
@@ -105,19 +115,39 @@ def _renew(module: nn.Module, drawn: nn.Module) -> None:
         own.data.copy_(new)
 
 
+@dataclass(frozen=True)
+class Measure:
+    """Of two maps (n, H, W) float64: `prepared` of either by itself, and then `of` both: (n,)."""
+
+    name: str
+    prepared: Callable[[Tensor], Tensor]
+    of: Callable[[Tensor, Tensor], Tensor]
+
+
 def compared(
-    maps: Tensor, again: Tensor, part: Part, measure: Measure, size: tuple[int, int] | None = None,
+    explained: Explained, again: Tensor, part: Part, measure: Measure,
+    size: tuple[int, int] | None = None,
 ) -> Tensor:
     """A measure of each map (N, h, w) and the same one made again: (N,), a few at a time.
 
     part, size: as in `evidence`; by default the native grid. NaN where the map made again is
     constant or not finite.
     """
-    found = []
-    for pair in zip(torch.split(maps, CHUNK), torch.split(again, CHUNK), strict=True):
-        one, other = (evidence(half, size or (half.shape[1], half.shape[2]), part) for half in pair)
+    maps, found = explained.maps, []
+    height, width = size or (maps.shape[1], maps.shape[2])
+    kept = explained.shared.fits(8 * len(maps) * height * width)
+    for start in range(0, len(maps), CHUNK):
+        few = slice(start, start + CHUNK)
+
+        def own(few: slice = few) -> Tensor:
+            return measure.prepared(evidence(maps[few], (height, width), part).values)
+
+        key = ("compared", measure.name, part, height, width, start)
+        other = evidence(again[few], (height, width), part)
         sound = torch.tensor([why is None for why in other.flaw], device=maps.device)
-        found.append(torch.where(sound, measure(one.values, other.values), torch.nan))
+        value = measure.of(explained.once(key, own) if kept else own(),
+                           measure.prepared(other.values))
+        found.append(torch.where(sound, value, torch.nan))
     return torch.cat(found)
 
 
@@ -126,20 +156,14 @@ def _flaw(maps: Tensor, part: Part) -> tuple[str | None, ...]:
                  for why in evidence(few, (few.shape[1], few.shape[2]), part).flaw)
 
 
-def _ordered(one: Tensor, other: Tensor) -> Tensor:
-    return spearman(one.flatten(1), other.flatten(1))
-
-
 def _joint_ssim(one: Tensor, other: Tensor) -> Tensor:
     both = torch.cat([one, other], 1).flatten(1)
     return ssim(one, other, both.amax(1) - both.amin(1))
 
 
-def _rise(before: Tensor, after: Tensor) -> Tensor:
-    return entropy(after) / entropy(before) - 1
-
-
-SIMILARITIES: dict[str, Measure] = {"spearman": _ordered, "ssim": _joint_ssim}
+SPEARMAN = Measure("spearman", lambda values: ranks(values.flatten(1)), pearson)
+SIMILARITIES = {one.name: one for one in (
+    SPEARMAN, Measure("ssim", lambda values: values, _joint_ssim))}
 
 
 def entropy(values: Tensor, bins: int = _BINS) -> Tensor:
@@ -156,6 +180,9 @@ def entropy(values: Tensor, bins: int = _BINS) -> Tensor:
     count.scatter_add_(1, place.clamp(0, bins - 1), torch.ones_like(flat))
     share = count / flat.shape[1]
     return -torch.xlogy(share, share).sum(1)
+
+
+RISE = Measure("entropy", entropy, lambda before, after: after / before - 1)
 
 
 def off_classes(target: Tensor, classes: int, draws: int, seed: Tensor) -> Tensor:
@@ -223,7 +250,7 @@ def efficient_mprt(explained: Explained, *, draws: int) -> Scores:
     """The mean relative rise of entropy over the draws; the curve holds each draw's."""
     counted(draws)
     curve = torch.stack([
-        compared(explained.maps, whole(explained, draw), "signed", _rise, grid(explained))
+        compared(explained, whole(explained, draw), "signed", RISE, grid(explained))
         for draw in range(draws)], 1)
     return scores(curve.nanmean(1), _flaw(explained.maps, "signed"), curve=curve, undefined=_OUT)
 
@@ -252,7 +279,7 @@ def random_logit(explained: Explained, *, draws: int, similarity: str) -> Scores
         raise unknown("similarity", similarity, SIMILARITIES)
     classes = off_classes(explained.target, explained.classes, draws, explained.batch.seed)
     curve = torch.stack([
-        compared(explained.maps, explained.explain(target=target), "signed",
+        compared(explained, explained.explain(target=target), "signed",
                  SIMILARITIES[similarity])
         for target in classes.T], 1)
     return scores(curve.nanmean(1), _flaw(explained.maps, "signed"), curve=curve, undefined=_OUT)

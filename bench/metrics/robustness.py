@@ -12,7 +12,7 @@ from bench.core import HeatproofError
 from bench.measure import GAUGE, Explained, Scores
 from bench.metrics.draws import counted, each
 from bench.metrics.evidence import flaws, scores
-from bench.metrics.sharing import for_all
+from bench.metrics.sharing import answers, for_all
 from bench.plugins import metric
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def _flips(
     """Whether a draw changes the predicted classes; they are made once, for all maps."""
     def make() -> Tensor:
         with torch.no_grad():
-            predicted: Tensor = explained.network(images()).argmax(1)
+            predicted: Tensor = answers(explained)(images()).argmax(1)
         return predicted
 
     found = for_all(explained, ("noisy classes", index[0], len(index), draw, radius), make)

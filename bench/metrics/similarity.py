@@ -9,11 +9,17 @@ from torch.nn import functional
 
 def ranks(values: Tensor) -> Tensor:
     """The rank of each value along the last axis, the least 1, ties their mean; float64."""
-    rows = values.reshape(-1, values.shape[-1]).contiguous()
-    rising = rows.sort(-1).values
-    below = torch.searchsorted(rising, rows)
-    up_to = torch.searchsorted(rising, rows, right=True)
-    return ((below + up_to + 1).double() / 2).view(values.shape)
+    rows = values.reshape(-1, values.shape[-1])
+    rising, order = rows.sort(-1)
+    place = torch.arange(rows.shape[1], device=rows.device).expand_as(rows)
+    edge = torch.ones_like(rows[:, :1], dtype=torch.bool)
+    new = rising[:, 1:] != rising[:, :-1]
+    # Between the ends of its run of equal values lies the mean of a rank.
+    first = torch.where(torch.cat([edge, new], 1), place, 0).cummax(-1).values
+    last = torch.where(torch.cat([new, edge], 1), place, rows.shape[1])
+    last = last.flip(-1).cummin(-1).values.flip(-1)
+    mean = (first + last + 2).double() / 2
+    return torch.empty_like(mean).scatter_(-1, order, mean).view(values.shape)
 
 
 def pearson(a: Tensor, b: Tensor) -> Tensor:

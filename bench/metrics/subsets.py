@@ -14,7 +14,7 @@ from bench.metrics.evidence import INTERPOLATION, grid, scores
 from bench.metrics.faithfulness import signed
 from bench.metrics.removal import OUTPUTS, Outputs, forwards, whole
 from bench.metrics.replacement import OPERATORS, replacement
-from bench.metrics.sharing import content_of, for_all
+from bench.metrics.sharing import answers, content_of, for_all
 from bench.metrics.similarity import pearson
 from bench.plugins import metric
 
@@ -114,5 +114,5 @@ def _block(explained: Explained, block: slice, chosen: Tensor, operator: str) ->
         removed = removed.view(-1, 1, *x.shape[2:])
         return torch.where(removed, fill(sample, removed), x[sample])
 
-    return forwards(explained.network, images, len(x), chosen.shape[1], device=x.device,
+    return forwards(answers(explained), images, len(x), chosen.shape[1], device=x.device,
                     read=Outputs.read(explained.target[block]))
