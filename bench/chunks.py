@@ -21,6 +21,10 @@ ROOM = {"cpu": 2**30, "cuda": 2**34}
 """Bytes that a piece may take, by kind of device. Fixed, since the pieces, and with them the last
 bits of a map, would else differ from day to day; where less is free, a quarter of that."""
 
+WIDE = 48
+"""Bytes of a network's widest layer, what goes in and what comes out, over those of the image: 43
+in VGG-16, 16 in ConvNeXt and EfficientNet, 11 in ResNets and DenseNet-121 (timm, RGB, 224 px)."""
+
 _MOST: ContextVar[int] = ContextVar("most", default=LARGEST)
 
 
@@ -81,6 +85,16 @@ def fitting(net: nn.Module, x: Tensor) -> int:
     each = 3 * sum(kept)
     room = min(ROOM.get(x.device.type, ROOM["cpu"]), _free(x.device) // 4)
     return int(2 ** (max(1, min(room // each, LARGEST)).bit_length() - 1))
+
+
+def passing(x: Tensor, most: int) -> int:
+    """How many images like x (1 or more, C, H, W) go through a network at once without gradient.
+
+    A power of two, at most `most`. No pass is spent on it: a layer is taken to hold WIDE times the
+    bytes of an image, and what is too much all the same is halved by `in_pieces`.
+    """
+    room = min(ROOM.get(x.device.type, ROOM["cpu"]), _free(x.device) // 4)
+    return int(2 ** (max(1, min(room // (WIDE * x[:1].nbytes), most)).bit_length() - 1))
 
 
 class TargetScore:

@@ -190,7 +190,9 @@ def _facts(info: Mapping[str, Any], path: Path) -> Table:
         "cost of a map": "" if not passes else ", ".join(
             f"{passes[way]:g} {way}" for way in ("forward", "backward")),
         "seconds": ", ".join(f"{what} {_seconds(spent):.2f}" for what, spent in measured.items()
-                             if what != "passes"),
+                             if what not in ("passes", "cost")),
+        "peak memory": ", ".join(f"{what} {cost['peak'] / 2**20:,.0f} MiB"
+                                 for what, cost in measured.get("cost", {}).items()),
         "certificate": _certificate(info["certificate"]),
         "additivity": _additivity(adds) if adds else "",
         "id": f"{spec['id']}, network {spec['model_id']}, maps {spec['maps_id']}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,14 +31,18 @@ def plan_as(
     """
     from bench.cells import missing, planned
     from bench.core import unknown
+    from bench.cost import Known
     from bench.run import Place
     from bench.store import Cache
     from bench.workflow import FORMATS, Call
 
     if form not in FORMATS:
         raise unknown("--format", form, ("table", *FORMATS))
-    left = missing(planned(found, specs), Place(out, Cache()))
-    return FORMATS[form](left, Call(name, out, plugin_files, seeds=seeds))
+    place, cells = Place(out, Cache()), planned(found, specs)
+    left = missing(cells, place)
+    known = Known.of(cells, place) if form == "json" else None
+    predicted = {key: asdict(known.predicted(cell)) for key, cell in left.items()} if known else {}
+    return FORMATS[form](left, Call(name, out, plugin_files, seeds=seeds, predicted=predicted))
 
 
 def run_cell(

@@ -128,8 +128,8 @@ def suite_named(name: str, seeds: int) -> Suite:
 def _costs(suite: Suite, runs: Sequence[RunSpec], out: Path) -> str:
     """A line of what is left to do will cost, by what was measured."""
     from bench.cells import missing, planned
+    from bench.cost import cost
     from bench.run import Place
-    from bench.status import cost
     from bench.store import Cache
 
     place, cells = Place(out, Cache()), planned(suite, runs)
@@ -137,13 +137,9 @@ def _costs(suite: Suite, runs: Sequence[RunSpec], out: Path) -> str:
     if not left:
         return "nothing is left to do"
     found = cost(left, cells, place)
-    if found.unknown == len(left):
+    if not found.seconds:
         return f"{len(left)} cells are left; none like them was measured yet, so no cost is known"
-    hours = sum(found.seconds.values()) / 3600
-    text = f"{len(left)} cells are left: about {hours:.2f} hours of one process"
-    notes = [f"{n} {what}" for n, what in (
-        (found.guessed, "by the nearest that is measured"), (found.unknown, "unknown")) if n]
-    return text + (f" ({', '.join(notes)})" if notes else "")
+    return f"{len(left)} cells are left: {escape(str(found))}"
 
 
 def run(

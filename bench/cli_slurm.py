@@ -13,9 +13,10 @@ from rich.markup import escape
 from bench import cluster, profile, suite
 from bench.arrays import arrays
 from bench.cells import Cell, is_done, missing, planned, word
+from bench.cost import cost
 from bench.outcome import Outcome
 from bench.run import Place
-from bench.status import cost, standings
+from bench.status import standings
 from bench.store import Cache
 
 if TYPE_CHECKING:
@@ -94,12 +95,12 @@ def _show(
     out.print(f"{jobs} jobs in {len(todo)} arrays for {len(left)} cells; nothing was submitted")
     found = cost(left, cells, place)
     hours = found.gpu_hours({stage: r.gpus for stage, r in asked.stages.items()})
-    known = len(left) - found.unknown
-    if known:
+    if found.seconds:
+        memory = ", ".join(f"{stage} {peak / 2**30:.1f}" for stage, peak in found.peak.items())
         out.print(
-            f"about {hours:.2f} GPU-hours and {sum(found.seconds.values()) / 3600:.2f} hours of "
-            f"jobs, by what is measured ({found.guessed} of {known} cells by the nearest like "
-            f"them; {found.unknown} unknown)")
+            f"about {hours:.2f} GPU-hours and {found.hours:.2f} hours of jobs"
+            + (f", and at most GiB of memory: {memory}" if memory else "")
+            + f", {escape(found.basis)}", soft_wrap=True)
     elif left:
         out.print("no cell like these is measured yet, so their GPU-hours are unknown")
 

@@ -43,7 +43,7 @@ def quickened(network: nn.Module, x: Tensor) -> nn.Module:
     that cannot be made, or answers a drawn image of the shape of x (1 or more, C, H, W) not as the
     network does, is not used. On other devices, where it was not measured, none is made.
     """
-    if x.device.type != "cpu" or network.training or not any(
+    if x.device.type != "cpu" or network.training or network._forward_pre_hooks or not any(
             isinstance(module, nn.Conv2d) for module in network.modules()):
         return network
     drawn = torch.randn((1, *x.shape[1:]), generator=torch.Generator().manual_seed(0))

@@ -39,7 +39,7 @@ class Explained:
     unit: one standard deviation of this network's logits of the explained class over all images
     that are evaluated, for outputs that are compared across networks.
     shared: what does not depend on the map, for all contestants of a network that are given the
-    same one (`bench.metrics.sharing`).
+    same one (`bench.metrics.sharing`). quick: whether a quicker copy may answer for the network.
     """
 
     network: nn.Module
@@ -53,6 +53,7 @@ class Explained:
     validation: Callable[[], Explained] | None = None
     unit: float = 1.0
     shared: Shared = field(default_factory=Shared, repr=False, compare=False)
+    quick: bool = True
     # Not an argument: `replace(explained, maps=...)` must not inherit what other maps gave.
     _made: dict[Hashable, Any] = field(init=False, repr=False, compare=False, default_factory=dict)
 
@@ -64,6 +65,12 @@ class Explained:
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]  # type: ignore[no-any-return]
+
+    def apart(self) -> Explained:
+        """The same, with nothing made yet, nothing shared and no quicker copy of the network."""
+        made = self.validation
+        return replace(self, shared=Shared(0), quick=False,
+                       validation=made and (lambda: made().apart()))
 
 
 @dataclass(frozen=True)

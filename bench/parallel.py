@@ -75,13 +75,13 @@ class Team:
         return convert(net)
 
     def objective(
-        self, method: Method, net: nn.Module, device: torch.device,
+        self, method: Method, net: nn.Module, loss: Callable[[nn.Module, Batch], Tensor],
     ) -> Callable[[Batch], Tensor]:
         """The loss of a batch, as this process has to derive it: of its slice, times its share."""
         if self.size == 1:
-            return lambda batch: method.loss(net, batch.to(device))
+            return lambda batch: loss(net, batch)
         return nn.parallel.DistributedDataParallel(
-            _Objective(self, method, net, device),
+            _Objective(self, method, net, loss),
             # A loss need not reach every weight, and what it leaves out gets no gradient at all.
             find_unused_parameters=True)
 
@@ -108,15 +108,18 @@ ALONE = Team()
 class _Objective(nn.Module):
     """A loss as a module, so that DDP takes part whatever the loss asks of the network."""
 
-    def __init__(self, team: Team, method: Method, net: nn.Module, device: torch.device) -> None:
+    def __init__(
+        self, team: Team, method: Method, net: nn.Module,
+        loss: Callable[[nn.Module, Batch], Tensor],
+    ) -> None:
         super().__init__()
-        self.team, self.method, self.net, self.device = team, method, net, device
+        self.team, self.method, self.net, self.loss = team, method, net, loss
 
     def forward(self, batch: Batch) -> Tensor:
         part = self.team.part(batch)
         # DDP takes the mean over processes; this makes it the mean over the whole batch.
         share = self.team.size * self.method.weight(part) / self.method.weight(batch)
-        return share * self.method.loss(self.net, part.to(self.device))
+        return share * self.loss(self.net, part)
 
 
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCH")

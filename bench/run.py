@@ -6,7 +6,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +21,7 @@ from bench.core import HOME, Batch, Method, digest
 from bench.data.images import Batches, Images
 from bench.measure import Explained, Metric
 from bench.outcome import Outcome, caught
-from bench.passes import counted
+from bench.passes import costing
 from bench.results import Folder, read_media
 from bench.shared import shared_by
 from bench.spec import RunSpec
@@ -78,8 +78,11 @@ def _run(
     fitted, explainer = network(spec, place), explainer_of(spec)
     outcome.trained = fitted.trained
     measured: dict[str, Any] = _measured_before(folder)
+    costs: dict[str, Any] = measured.setdefault("cost", {})
     if fitted.trained:
         measured["train"] = clock() - started
+    if fitted.cost:
+        costs["train"] = fitted.cost
     net = fitted.net
     if reason := explain.unsupported(explainer, net):
         outcome.status = f"unsupported: {reason}"
@@ -95,12 +98,13 @@ def _run(
         shown = _batches(spec, "train", _training_images(spec)[0])
         explainer.study(part.to(place.device) for part in shown.in_order(explain.CHUNK))
     made_before = place.cache.has("maps", spec.maps_id)
-    with counted(net) as passes:
+    with costing(batch.x.device, net) as cost:
         maps = explain.maps(explainer, net, batch, target, spec, place.cache)
     measured.setdefault("explain", clock() - started)
     if not made_before:
-        measured["passes"] = {"forward": passes.forward / len(batch),
-                              "backward": passes.backward / len(batch)}
+        costs["explain"] = asdict(cost)
+        measured["passes"] = {"forward": cost.forward / len(batch),
+                              "backward": cost.backward / len(batch)}
     if not (folder.path / "samples.parquet").is_file():
         _write_samples(folder, batch, logits, target)
     if spec.media and read_media(folder.path) is None:
@@ -109,13 +113,9 @@ def _run(
     seen = replace(
         _seen(spec, explainer, net, batch, logits, target, maps, place),
         validation=_validation(spec, explainer, net, place))
-    missing = folder.missing(wanted)
-    for done, metric in enumerate(missing):
-        place.progress(metric.name, done, len(missing))
-        started = clock()
-        with caught(outcome, metric.name):
-            folder.write_scores(metric, batch.key, metrics.score(metric, seen))
-            measured.setdefault("score", {})[metric.name] = clock() - started
+    with costing(batch.x.device, net) as cost:
+        _score(folder, wanted, seen, measured, outcome, place, apart=spec.engine == "apart")
+    costs["score"] = cost.after(costs.get("score", {}))
     scored = [metric for metric in wanted if folder.has_score(metric)]
     accuracy = float((logits.argmax(1) == batch.y).double().mean())
     classifier = {
@@ -126,6 +126,21 @@ def _run(
         "certificate": _certificate(spec, net, batches.images, place)}
     folder.write_run(
         _facts(spec, explainer, net, classifier, found, scored, fitted, measured, place, None))
+
+
+def _score(
+    folder: Folder, wanted: Sequence[Metric], seen: Explained, measured: dict[str, Any],
+    outcome: Outcome, place: Place, *, apart: bool,
+) -> None:
+    """Every metric that is missing; one that fails leaves its file out and harms no other."""
+    missing = folder.missing(wanted)
+    for done, metric in enumerate(missing):
+        place.progress(metric.name, done, len(missing))
+        started = time.perf_counter()
+        with caught(outcome, metric.name):
+            found = metrics.score(metric, seen.apart() if apart else seen)
+            folder.write_scores(metric, seen.batch.key, found)
+            measured.setdefault("score", {})[metric.name] = time.perf_counter() - started
 
 
 def network(spec: RunSpec, place: Place) -> train.Fitted:

@@ -42,7 +42,10 @@ class Recipe:
     the transform's own arguments, and `p`, the probability that it is applied. select: which
     epoch's weights are kept: the "last", or the best "accuracy" or (median of batches) "loss" on
     validation images; these are the card's, or where it has none, the share `validation` of the
-    training images, patients whole.
+    training images, patients whole. precision: "full" is float32; "mixed" lets a GPU use bfloat16
+    where torch's autocast finds it safe (a CPU trains in float32 all the same). channels_last: the
+    channels of a pixel lie side by side in memory, which some GPUs are quicker with; the network
+    must not ask for another order.
     """
 
     epochs: int
@@ -64,11 +67,22 @@ class Recipe:
     augment: tuple[Mapping[str, Any], ...] = ()
     select: Literal["last", "accuracy", "loss"] = "last"
     validation: float = 0.0
+    precision: Literal["full", "mixed"] = "full"
+    channels_last: bool = False
 
+    def facts(self) -> dict[str, Any]:
+        """All that the trained network depends on; what came later counts where it is set."""
+        return {key: value for key, value in asdict(self).items()
+                if key not in ("precision", "channels_last") or value != getattr(Recipe, key)}
+
+
+ENGINES = ("fused", "apart")
+"""How the metrics of a run are computed; see `RunSpec.engine`."""
 
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "optimizer": ("sgd", "adam", "adamw"), "schedule": ("cosine", "step", "constant"),
-    "every": ("step", "epoch"), "select": ("last", "accuracy", "loss")}
+    "every": ("step", "epoch"), "select": ("last", "accuracy", "loss"),
+    "precision": ("full", "mixed")}
 """What the named settings of a Recipe can be."""
 
 
@@ -112,12 +126,16 @@ class RunSpec:
     """What it is, wherever it lies: the sha256 of its file, or its hub id with the revision."""
     base: RunSpec | None = None
     """The training that this one starts from (post-fitting)."""
+    engine: str = "fused"
+    """"fused": what several metrics or contestants need is made once, by a quicker copy of the
+    network where no gradient is asked for. "apart": each metric by itself, on the network itself;
+    the same numbers but for rounding, many times slower. No id depends on it."""
 
     @property
     def model_id(self) -> str:
         """The name of the trained network: equal for all contestants that share it."""
         made = {"weights": self.weights_id} if self.weights else {
-            "recipe": asdict(self.recipe), "base": self.base.model_id if self.base else ""}
+            "recipe": self.recipe.facts(), "base": self.base.model_id if self.base else ""}
         return digest({
             "data": self.data, "fold": self.fold, "normalise": self.normalise,
             "trainer": self.contestant.trainer, "version": self.contestant.trainer_version,

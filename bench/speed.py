@@ -10,14 +10,12 @@ import hashlib
 import importlib
 import multiprocessing
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from bench import memory
 from bench.contest import Case, Contest, Plan, drawn
 from bench.core import HeatproofError, unknown
 from bench.measure import Metric
@@ -218,35 +217,15 @@ def peak(name: str, n: int, side: str) -> tuple[int, int]:
     case, matches = plan.case[name], plan.matches(name)
     importlib.import_module("quantus")
     contest = Contest.of(plan, case, n)
-    used = _cuda if torch.device(case.device).type == "cuda" else _resident
-    before = used(afresh=True)
+    device = torch.device(case.device)
+    memory.restart(device)
+    before = memory.peak(device)
     if side == "ours":
         contest.battery([ours for ours, _ in matches])
     else:
         for _, theirs in matches:
             score(theirs, contest.seen(plan.one))
-    return used(), before
-
-
-def _resident(*, afresh: bool = False) -> int:
-    """The most bytes that this process has held; on Linux, since it was last asked `afresh`."""
-    try:
-        if afresh:
-            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-        status = Path("/proc/self/status").read_text(encoding="utf-8")
-        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
-    except OSError:
-        # What getrusage says of Linux would begin with the peak of the process that started it.
-        import resource  # not on every system
-
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _cuda(*, afresh: bool = False) -> int:
-    if afresh:
-        torch.cuda.reset_peak_memory_stats()
-    return int(torch.cuda.max_memory_allocated())
+    return memory.peak(device), before
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,14 @@
-"""How far a suite is: what became of each cell, and what the rest will cost."""
+"""How far a suite is: what became of each cell."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from bench.cells import Cell, holder, missing, word
-from bench.core import HeatproofError
-from bench.results import Folder
 from bench.run import Place
-from bench.store import Cache, read_json
+from bench.store import Cache
 
 STATES = ("done", "running", "queued", "failed", "died", "to do")
 """died: the process that worked on it ended without a word (killed, out of memory or time)."""
@@ -60,63 +57,3 @@ def _standing(cell: Cell, left: bool, cache: Cache, queued: Mapping[str, str]) -
 
 
 DIED = "its process ended without a word: killed, or out of memory or time"
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What cells will cost, by those like them that are done.
-
-    seconds: a stage. guessed: cells of which none quite alike is done, so that the nearest stand in
-    for it. unknown: cells of which nothing is known.
-    """
-
-    seconds: Mapping[str, float]
-    guessed: int
-    unknown: int
-
-    def gpu_hours(self, gpus: Mapping[str, int]) -> float:
-        """Hours of GPUs, by how many a job of each stage has."""
-        return sum(seconds * gpus.get(stage, 0) for stage, seconds in self.seconds.items()) / 3600
-
-
-def cost(left: Mapping[str, Cell], cells: Mapping[str, Cell], place: Place) -> Cost:
-    """What the cells that are left will cost, by what the others of their suite took."""
-    known: dict[tuple[str, ...], list[float]] = {}
-    for key, cell in cells.items():
-        if key not in left and (seconds := _took(cell, place)) is not None:
-            for kind in _kinds(cell):
-                known.setdefault(kind, []).append(seconds)
-    total: dict[str, float] = {}
-    guessed = unknown = 0
-    for cell in left.values():
-        kinds = _kinds(cell)
-        found = next((kind for kind in kinds if kind in known), None)
-        if found is None:
-            unknown += 1
-            continue
-        guessed += found != kinds[0]
-        total[cell.stage] = total.get(cell.stage, 0.0) + sum(known[found]) / len(known[found])
-    return Cost(total, guessed, unknown)
-
-
-def _took(cell: Cell, place: Place) -> float | None:
-    said = word(cell.key, place.cache)
-    if said.get("state") == "done":
-        return float(said["seconds"])
-    if cell.stage != "score" or cell.spec is None:
-        return None
-    try:  # results that came from elsewhere say it themselves
-        measured: dict[str, Any] = read_json(
-            Folder.of(cell.spec, place.out).path / "run.json")["measured"]
-    except HeatproofError:
-        return None
-    return float(measured.get("explain", 0) + sum(measured.get("score", {}).values())) or None
-
-
-def _kinds(cell: Cell) -> list[tuple[str, ...]]:
-    """What a cell is alike to, nearest first."""
-    if cell.spec is None:
-        return [("prove", *(ask.base for ask in cell.asked)), ("prove",)]
-    who = cell.spec.contestant
-    own = who.trainer if cell.stage == "train" else who.name
-    return [(cell.stage, cell.spec.dataset, own), (cell.stage, cell.spec.dataset), (cell.stage,)]

@@ -12,7 +12,7 @@ from bench.augment import augmentation
 from bench.battery import Ask
 from bench.core import PLAIN, Card, HeatproofError, Method, filled, read_toml, unknown
 from bench.measure import Metric
-from bench.spec import CHOICES, Backbone, Contestant, Recipe, RunSpec
+from bench.spec import CHOICES, ENGINES, Backbone, Contestant, Recipe, RunSpec
 from bench.suite_file import Entry, Special, SuiteFile, Variant
 
 FOLDER = Path(__file__).parent / "suites"
@@ -112,6 +112,8 @@ def read(name: str, *, seeds: int = 0) -> Suite:
     file = filled(SuiteFile, read_toml(path), where)
     if file.target not in ("label", "predicted"):
         raise unknown(f"target in {where}", file.target, ("label", "predicted"))
+    if file.engine not in ENGINES:
+        raise unknown(f"engine in {where}", file.engine, ENGINES)
     for key in ("contestants", "seeds", "dataset"):
         if not getattr(file, key):
             raise HeatproofError(f"{where}: {key} is empty")
@@ -272,7 +274,7 @@ def _spec(place: _Place, who: Contestant, known_as: str) -> RunSpec:
                         fresh=base is None),
         samples=entry.samples, target="label" if file.target == "label" else "predicted",
         media=entry.media if card.redistributable else 0,
-        normalise="card" if entry.normalise == "card" else "max",
+        normalise="card" if entry.normalise == "card" else "max", engine=file.engine,
         weights=published, weights_id=weights.identity(published) if published else "", base=base)
 
 

@@ -55,7 +55,8 @@ class SuiteFile:
     protocol: raise it when what is measured changes. contestants: "explainer",
     "explainer@trainer" or the name of a table in [contestant]. method: parameters a method, as
     [method.NAME.train] and [method.NAME.explain]. metrics: single ones, beside those of the
-    batteries. metric: parameters a metric, as [metric."NAME"]; see battery.asked.
+    batteries. metric: parameters a metric, as [metric."NAME"]; see battery.asked. engine: see
+    RunSpec.
     """
 
     title: str
@@ -66,6 +67,7 @@ class SuiteFile:
     metrics: tuple[str, ...] = ()
     batteries: tuple[str, ...] = ()
     target: str = "label"
+    engine: str = "fused"
     about: str = ""
     contestant: Mapping[str, Any] = field(default_factory=dict)
     method: Mapping[str, Any] = field(default_factory=dict)

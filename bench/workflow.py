@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bench.cells import Cell
 from bench.core import HeatproofError
@@ -22,7 +23,10 @@ counts for nothing: what the file names was missing when it was written."""
 
 @dataclass(frozen=True)
 class Call:
-    """How any cell of a suite is run. suite: its name or file; plugin_files: what it needs."""
+    """How any cell of a suite is run.
+
+    suite: its name or file. plugin_files: what it needs. predicted: key -> what a cell will cost.
+    """
 
     suite: str
     out: Path
@@ -30,6 +34,7 @@ class Call:
     device: str = "auto"
     seeds: int = 0
     processes: int = 1
+    predicted: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def command(self, key: str) -> list[str]:
         """The command of one cell, the same from every folder."""
@@ -58,10 +63,14 @@ class Call:
 
 
 def as_json(left: Mapping[str, Cell], call: Call) -> str:
-    """A line a cell: key, stage, name, needs (the keys that must be done before), command."""
+    """A line a cell: key, stage, name, needs, command, predicted.
+
+    needs: the keys that must be done before. predicted: a `cost.Prediction`, or null.
+    """
     return "".join(json.dumps({
         "key": key, "stage": cell.stage, "name": cell.name, "needs": needs,
-        "command": call.command(key)}, ensure_ascii=False) + "\n"
+        "command": call.command(key), "predicted": call.predicted.get(key)},
+        ensure_ascii=False) + "\n"
         for (key, cell), needs in zip(left.items(), _needs(left).values(), strict=True))
 
 

@@ -204,22 +204,6 @@ def test_a_schedule_gives_each_cell_once_and_fails_only_what_needs_the_failed() 
     assert not schedule.left
 
 
-def test_costs_come_from_the_nearest_that_was_measured(
-    tiny_suite: suite.Suite, tmp_path: Path,
-) -> None:
-    place = Place(tmp_path, Cache(tmp_path / "cache"))
-    found = planned(tiny_suite, tiny_suite.runs)
-    done = [one for one in found.values() if one.stage == "score"][:2]
-    for one, seconds in zip(done, (10.0, 20.0), strict=True):
-        cells._leave_word(one, place.cache, 0, "done", Outcome(one.name), seconds=seconds)
-    left = {k: one for k, one in found.items() if one not in done}
-    cost = status.cost(left, found, place)
-    assert cost.seconds == {"score": 3 * 15.0}  # no run of the others is done: the data set's mean
-    assert cost.guessed == 3
-    assert cost.unknown == len([one for one in left.values() if one.stage != "score"])
-    assert cost.gpu_hours({"score": 2}) == pytest.approx(90 / 3600)
-
-
 def test_a_pool_goes_on_when_a_worker_is_killed_and_drops_what_kills_it(
     tmp_path: Path, tiny_text: str,
 ) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench.chunks import LARGEST, TargetScore, at_most, fitting, in_pieces
+from bench.chunks import LARGEST, TargetScore, at_most, fitting, in_pieces, passing
 from bench.core import HeatproofError
 from bench.passes import counted
 
@@ -119,3 +119,16 @@ def test_passes_are_counted_in_copies_too_and_no_hook_stays() -> None:
         net(x.clone().requires_grad_()).sum().backward()
     assert (passes.forward, passes.backward) == (8, 4)
     assert not net._forward_hooks
+
+
+def test_what_passes_without_gradient_starts_from_free_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    small, large = torch.zeros(5, 3, 64, 64), torch.zeros(1, 3, 512, 512)
+    assert passing(small, 64) == 64
+    assert passing(small, 100) == 64
+    assert 1 < passing(large, 64) < 64
+    monkeypatch.setattr("bench.chunks._free", lambda device: 4 * 48 * large.nbytes * 5)
+    assert passing(large, 64) == 4
+    monkeypatch.setattr("bench.chunks._free", lambda device: 0)
+    assert passing(large, 64) == 1

@@ -68,6 +68,10 @@ def test_a_run_writes_what_the_schema_says(finished: Path) -> None:
         assert min(info["classifier"]["grid"]) >= 7
         assert info["measured"]["explain"] > 0
         assert set(info["measured"]["score"]) == set(info["metrics"])
+        assert set(info["measured"]["cost"]) == {"train", "explain", "score"}
+        for cost in info["measured"]["cost"].values():
+            assert set(cost) == {"forward", "backward", "seconds", "peak"}
+            assert cost["seconds"] > 0 and cost["peak"] > 2**20
     curves = found.scores[found.scores["metric"] == "quantus/PixelFlipping"]["curve"]
     assert all(len(curve) == 8 for curve in curves)
     keys = found.samples.groupby("contestant")["key"].apply(tuple)
@@ -77,6 +81,27 @@ def test_a_run_writes_what_the_schema_says(finished: Path) -> None:
         assert arrays["image"].shape == (2, 1, 32, 32)
         assert arrays["mask"].shape == (2, 32, 32)
         assert len(facts["keys"]) == len(arrays["maps"]) == 2
+
+
+def test_the_engine_is_no_part_of_a_run_and_gives_the_same_scores(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HEATPROOF_CACHE", str(finished / "cache"))
+    text = (finished / "tiny.toml").read_text()
+    (tmp_path / "tiny.toml").write_text('engine = "apart"\n' + text.replace(
+        '"quantus/PixelFlipping",', '"quantus/PixelFlipping", "pixel-flipping", "mprt",'))
+    execute(tmp_path / "tiny.toml", tmp_path / "apart", only=("gradcam",))
+    (tmp_path / "tiny.toml").write_text(
+        (tmp_path / "tiny.toml").read_text().replace('"apart"', '"fused"'))
+    execute(tmp_path / "tiny.toml", tmp_path / "fused", only=("gradcam",))
+    apart, fused = (results.read(tmp_path / one / "tiny") for one in ("apart", "fused"))
+    assert [run["spec"]["engine"] for run in apart.runs["info"]] == ["apart"]
+    assert [*apart.runs["run"]] == [*fused.runs["run"]]
+    assert {"pixel-flipping", "mprt"} < set(apart.scores["metric"])
+    np.testing.assert_allclose(apart.scores["value"], fused.scores["value"], rtol=0, atol=1e-6)
+    (tmp_path / "tiny.toml").write_text('engine = "fussed"\n' + text)
+    with pytest.raises(HeatproofError, match="did you mean 'fused'"):
+        suite.read(str(tmp_path / "tiny.toml"))
 
 
 def test_networks_are_trained_once_and_no_file_is_a_pickle(finished: Path) -> None:

@@ -21,7 +21,7 @@ from bench.chunks import at_most
 from bench.core import Batch
 from bench.measure import Explained, Metric, Scores
 from bench.metrics import known, removal, robustness, score
-from bench.metrics.sharing import for_all
+from bench.metrics.sharing import answers, for_all
 from bench.passes import counted
 from bench.shared import Shared, nbytes, shared_by
 from bench.stages import randomised, stages
@@ -68,8 +68,8 @@ def metric(name: str) -> Metric:
 
 @lru_cache
 def alone(contestant: str, name: str) -> Scores:
-    """One metric at a time, with nothing from before."""
-    return score(metric(name), seen(contestant))
+    """One metric at a time, with nothing from before, on the network itself."""
+    return score(metric(name), seen(contestant).apart())
 
 
 def equal(found: Scores, wanted: Scores) -> None:
@@ -98,6 +98,16 @@ def test_any_plan_gives_the_numbers_of_one_metric_at_a_time(
             sample = seen(contestant, shared)
             for name in names:
                 equal(score(metric(name), sample), wanted[contestant, name])
+
+
+def test_apart_asks_the_network_itself_and_makes_everything_anew() -> None:
+    sample = seen("noise")
+    assert answers(sample)._both[1] is not sample.network
+    assert answers(sample.apart())._both[1] is sample.network
+    with counted(sample.network) as passes:
+        for fresh in (sample, sample, sample.apart(), sample.apart()):
+            score(metric("pixel-flipping"), fresh)
+    assert passes.forward == (1 + 2) * (5 + 1) * N
 
 
 @pytest.mark.parametrize(("name", "first", "second"), [

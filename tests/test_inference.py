@@ -146,6 +146,12 @@ def test_hooks_inside_are_kept_and_the_networks_own_see_every_pass() -> None:
     assert torch.allclose(net(images()), answer, atol=1e-6)
 
 
+def test_a_network_whose_input_is_hooked_is_used_itself() -> None:
+    net = settled(small(nn.ReLU()))
+    net.register_forward_pre_hook(lambda _net, inputs: (inputs[0] + 1,))
+    assert quickened(net, images(1)) is net
+
+
 def explained(net: nn.Module) -> Explained:
     _, batch = testing.tiny_batch(3)
     x = images(len(batch))

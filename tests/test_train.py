@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import torch
 from bench import nets, run, suite, train
 from bench.core import HeatproofError
 from bench.spec import Recipe, RunSpec
-from bench.store import Cache
+from bench.store import Cache, read_arrays
 
 
 def fitted(spec: RunSpec, cache: Cache, progress=lambda *_: None) -> train.Fitted:
@@ -134,8 +136,85 @@ def test_a_checkpoint_of_another_model_says_which_keys_differ(specs, tmp_path: P
 
 
 def test_a_loss_that_diverges_is_told_with_its_cure(specs, tmp_path: Path) -> None:
-    from dataclasses import replace
-
     wild = replace(specs["gradcam"], recipe=Recipe(epochs=3, lr=1e30, samples=96))
     with pytest.raises(HeatproofError, match="lower the recipe's lr"):
         fitted(wild, Cache(tmp_path))
+
+
+def test_channels_last_and_mixed_precision_are_another_network_and_plain_in_the_end(
+    specs, tmp_path: Path,
+) -> None:
+    spec = specs["gradcam"]
+    assert {"precision", "channels_last"}.isdisjoint(spec.recipe.facts())  # older names stay
+    wanted = replace(spec, recipe=replace(spec.recipe, precision="mixed", channels_last=True))
+    assert wanted.model_id != spec.model_id
+    plain, other = fitted(spec, Cache(tmp_path)), fitted(wanted, Cache(tmp_path))
+    pairs = list(zip(plain.net.parameters(), other.net.parameters(), strict=True))
+    assert all(own.is_contiguous() for _, own in pairs)
+    # A CPU has no mixed precision here, so all that differs is the order of sums.
+    assert max(float((a - b).abs().max()) for a, b in pairs) < 1e-3
+    assert not all(torch.equal(a, b) for a, b in pairs)
+    x = torch.randn(3, 1, 32, 32)
+    assert torch.equal(other.net(x), fitted(wanted, Cache(tmp_path)).net(x))
+
+
+def test_an_unknown_precision_names_the_known_ones(tiny_text: str, tmp_path: Path) -> None:
+    path = tmp_path / "wrong.toml"
+    path.write_text(tiny_text.replace("epochs = ", 'precision = "half"\nepochs = ', 1))
+    with pytest.raises(HeatproofError, match=r"precision in .*'half'.*(full|mixed)"):
+        suite.read(str(path))
+
+
+def test_images_that_are_held_on_a_device_make_the_same_batches(specs) -> None:
+    spec = specs["gradcam"]
+    plain, held = (run._batches(spec, "train") for _ in range(2))
+    held.hold(torch.device("cpu"))
+    for at in (None, [3, 1, 1]):
+        a, b = plain.batch(at), held.batch(at)
+        assert torch.equal(a.x, b.x) and torch.equal(a.y, b.y) and a.key == b.key
+    before = held.batch([0]).x.clone()
+    held.batch([0]).x.zero_()
+    assert torch.equal(held.batch([0]).x, before)  # what is held stays what it is
+
+
+def test_what_a_training_cost_stands_beside_its_weights_and_adds_up_over_attempts(
+    specs, tmp_path: Path,
+) -> None:
+    def stop(what: str, done: int, total: int) -> None:
+        if done == 1:
+            raise Stop
+
+    spec, cut = specs["softcam"], Cache(tmp_path / "cut")
+    whole = fitted(spec, Cache(tmp_path / "whole")).cost
+    with pytest.raises(Stop):
+        fitted(spec, cut, stop)
+    (first,) = read_arrays(cut.wip(spec.model_id))[1:]
+    cost = fitted(spec, cut).cost
+    images = spec.recipe.epochs * len(run._batches(spec, "train"))
+    assert images * .5 < cost["forward"] == cost["backward"] == whole["forward"] <= images
+    assert cost["seconds"] > first["cost"]["seconds"] > 0
+    assert cost["peak"] >= first["cost"]["peak"] > 2**20
+    assert fitted(spec, cut).cost == cost  # from the cache
+
+
+def test_what_is_written_beside_a_training_is_ended_and_its_failure_told() -> None:
+    done: list[int] = []
+
+    def slow(value: int) -> None:
+        time.sleep(.05)
+        done.append(value)
+
+    with pytest.raises(Stop), train.Beside() as beside:
+        beside.do(slow, 1)
+        raise Stop
+    assert done == [1]
+
+    def full() -> None:
+        raise HeatproofError("the disk is full")
+
+    with pytest.raises(HeatproofError, match="full"), train.Beside() as beside:
+        beside.do(full)
+    with pytest.raises(HeatproofError, match="full"), train.Beside() as beside:
+        beside.do(full)
+        beside.do(slow, 2)
+    assert done == [1]

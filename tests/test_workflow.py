@@ -59,7 +59,7 @@ def test_each_line_of_json_is_a_cell_with_its_command(small: Path) -> None:
     assert [row["key"] for row in rows] == list(left)
     assert {row["stage"] for row in rows} == {"train", "score", "prove"}
     for row in rows:
-        assert set(row) == {"key", "stage", "name", "needs", "command"}
+        assert set(row) == {"key", "stage", "name", "needs", "command", "predicted"}
         assert row["command"] == [
             "heatproof", "run-cell", str(small), row["key"], "--out", str(out),
             "--plugin", str(Path("my plugin.py").resolve()), "--device", "cuda", "--seeds", "3",

@@ -127,12 +127,28 @@ class Batches:
         chosen = images.order(f"{card.name}/{name}")
         self.images, self.card, self.seed, self.normalise = images, card, seed, normalise
         self.index = chosen[:samples] if samples else chosen
+        self._held: torch.Tensor | None = None
         self._seeds = np.full(len(images), -1, np.int64)  # of each image, once it is asked for
         self.mean = torch.tensor(card.mean, dtype=torch.float32)[:, None, None]
         self.std = torch.tensor(card.std, dtype=torch.float32)[:, None, None]
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def held_on(self, device: torch.device) -> Batches:
+        """The same, its images kept on a GPU for good where they fill a quarter of it at most."""
+        import torch
+
+        if device.type == "cuda" and self.images.x.nbytes <= torch.cuda.mem_get_info(device)[0] / 4:
+            self.hold(device)
+        return self
+
+    def hold(self, device: torch.device) -> None:
+        """Keeps the images on a device, where batches then are made of them."""
+        import torch
+
+        self._held = torch.tensor(np.asarray(self.images.x), device=device)
+        self.mean, self.std = self.mean.to(device), self.std.to(device)
 
     def batch(
         self, places: Sequence[int] | Array | None = None,
@@ -149,8 +165,12 @@ class Batches:
         rows = self.index if places is None else self.index[np.asarray(places, np.int64)]
         images = self.images
         key = tuple(images.key[i] for i in rows)
-        pixels = images.flips[flipped] if flipped else images.x
-        x = torch.from_numpy(np.asarray(pixels[rows])).float().div_(255)
+        if self._held is not None and not flipped:
+            x = self._held[torch.from_numpy(rows).to(self._held.device)]
+        else:
+            pixels = images.flips[flipped] if flipped else images.x
+            x = torch.from_numpy(np.asarray(pixels[rows])).to(self.mean.device)
+        x = x.float().div_(255)
         mask = None if images.mask is None or change or flipped else torch.from_numpy(
             np.asarray(images.mask[rows]))
         for row in rows[self._seeds[rows] < 0]:

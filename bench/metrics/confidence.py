@@ -10,7 +10,7 @@ import torch
 from bench.core import HeatproofError
 from bench.metrics.evidence import INTERPOLATION, Evidence, evidence, grid, scores
 from bench.metrics.faithfulness import along, pixel_ranks, removal_outputs, signed
-from bench.metrics.removal import Outputs, even_cuts, forwards
+from bench.metrics.removal import Outputs, even_cuts, forwards, rows
 from bench.metrics.replacement import OPERATORS, blurred
 from bench.metrics.sharing import answers, for_all
 from bench.plugins import metric
@@ -72,7 +72,7 @@ def insertion(explained: Explained, *, steps: int, sigma: float) -> Scores:
 
     def empty() -> Tensor:
         return forwards(answers(explained), lambda sample, _: canvas[sample], len(canvas), 1,
-                        device=canvas.device)[:, 0]
+                        device=canvas.device, chunk=rows(canvas))[:, 0]
 
     curve = along(
         explained, pixel_ranks(maps.values, batch.seed), cuts, canvas=canvas, fill=batch.x, known={
@@ -119,7 +119,7 @@ def masked_outputs(network: nn.Module, x: Tensor, mask: Tensor, target: Tensor) 
     both = torch.stack([torch.ones_like(mask), mask], 1).to(x.dtype)
     return Outputs.of(forwards(
         network, lambda sample, step: x[sample] * both[sample, step][:, None], len(x), 2,
-        device=x.device, read=Outputs.read(target)))
+        device=x.device, read=Outputs.read(target), chunk=rows(x)))
 
 
 def _confidence(explained: Explained) -> tuple[Tensor, tuple[str | None, ...]]:

@@ -33,6 +33,8 @@ def for_all(explained: Explained, key: Hashable, make: Callable[[], T]) -> T:
 
 def answers(explained: Explained) -> nn.Module:
     """The network where nothing asks for a gradient: images (m, C, H, W) to logits (m, classes)."""
+    if not explained.quick:
+        return Inference(explained.network, explained.network)
     return explained.once("inference", lambda: Inference(explained.network, for_all(
         explained, "quicker network", lambda: quickened(explained.network, explained.batch.x))))
 

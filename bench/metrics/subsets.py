@@ -12,7 +12,7 @@ from bench.core import HeatproofError
 from bench.metrics.draws import each
 from bench.metrics.evidence import INTERPOLATION, grid, scores
 from bench.metrics.faithfulness import signed
-from bench.metrics.removal import OUTPUTS, Outputs, forwards, whole
+from bench.metrics.removal import OUTPUTS, Outputs, forwards, rows, whole
 from bench.metrics.replacement import OPERATORS, replacement
 from bench.metrics.sharing import answers, content_of, for_all
 from bench.metrics.similarity import pearson
@@ -115,4 +115,4 @@ def _block(explained: Explained, block: slice, chosen: Tensor, operator: str) ->
         return torch.where(removed, fill(sample, removed), x[sample])
 
     return forwards(answers(explained), images, len(x), chosen.shape[1], device=x.device,
-                    read=Outputs.read(explained.target[block]))
+                    read=Outputs.read(explained.target[block]), chunk=rows(x))

@@ -1,0 +1,33 @@
+"""The most memory that was in use: of a GPU by torch, of a CPU's process by the system."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+
+def restart(device: torch.device) -> None:
+    """Forgets the peak so far, where the system lets a process do so (Linux, CUDA)."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def peak(device: torch.device) -> int:
+    """Bytes in use at most since `restart`: on a GPU torch's tensors, else the whole process."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    try:
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+    except (OSError, IndexError):
+        # On Linux what getrusage says would begin with the peak of the process that started it.
+        import resource  # not on every system
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
