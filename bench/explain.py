@@ -101,7 +101,7 @@ def explainer(
         net: nn.Module | None = None, x: Tensor | None = None, target: Tensor | None = None,
         index: Sequence[int] | None = None,
     ) -> Tensor:
-        chosen = list(range(len(batch)) if index is None else index)
+        chosen = _rows(range(len(batch)) if index is None else index)
         piece = batch[chosen]
         if x is not None:
             piece = replace(piece, x=x.to(batch.x.device, torch.float32))
@@ -109,6 +109,14 @@ def explainer(
         return explained(method, own_net if net is None else net, piece, goal)
 
     return explain
+
+
+def _rows(index: Sequence[int]) -> slice | list[int]:
+    """A slice where the rows follow one another: a list has to be sent to the device."""
+    first = index[0] if len(index) else 0
+    if list(index) == list(range(first, first + len(index))):
+        return slice(first, first + len(index))
+    return list(index)
 
 
 def additivity(declared: str, maps: Tensor, logits: Tensor, target: Tensor) -> dict[str, Any]:

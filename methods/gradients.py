@@ -134,12 +134,17 @@ class NoisyGradient(Gradient):
     def slopes(self, net: nn.Module, batch: Batch, target: Tensor) -> Iterator[Tensor]:
         """The signed gradients of a few images' draws at a time, (n, samples, C, H, W) float64."""
         samples, noise, score = whole(self, "samples"), self._noise(), TargetScore(net)
-        for few in torch.split(torch.arange(len(batch)), max(1, ROWS // samples)):
+        flat = batch.x.double().flatten(1)
+        spread = [noise * span for span in (flat.amax(1) - flat.amin(1)).tolist()]
+        step = max(1, ROWS // samples)
+        for start in range(0, len(batch), step):
+            few = slice(start, start + step)
             x = batch.x[few].repeat_interleave(samples, 0).double()
-            for one, seed in zip(torch.split(x, samples), batch.seed[few].tolist(), strict=True):
-                spread = noise * float(one[0].max() - one[0].min())
-                with seeded(seed):
-                    one += torch.normal(0, torch.full_like(one, spread, dtype=torch.float32))
+            for one, seed, width in zip(torch.split(x, samples), batch.seed[few].tolist(),
+                                        spread[few], strict=True):
+                with seeded(seed):  # on the CPU, whatever the device: a GPU draws other numbers
+                    drawn = torch.normal(0, torch.full(one.shape, width))
+                one += drawn.to(one.device, non_blocking=True)
             x = x.to(batch.x.dtype).requires_grad_()
             told = score(x, target[few].repeat_interleave(samples))
             (slope,) = torch.autograd.grad(told.sum(), x)

@@ -9,18 +9,23 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
+from hashlib import blake2b
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from bench import Batch, HeatproofError, Method, TargetScore, method, seeded
+from bench.shared import Shared
 
 from .parameters import positive, whole
 from .reference import reference
 
 HELD = 2**26
 """Bytes of perturbed images that are there at a time, which captum copies up to ten times; ours."""
+_SEGMENTED = Shared(2**28)
+"""The superpixels of images that were met before: re-explained for another network or class, or by
+another of the explainers."""
 COARSE = {"segments": 4, "baseline": "black"}
 """For a check: to hide much moves an untrained network by more than its logits are rounded."""
 
@@ -99,17 +104,23 @@ class Superpixels(Method):
 
     def _segments(self, x: Tensor) -> Tensor:
         """The superpixel of each pixel of an image (C, H, W), numbered from 0: (H, W)."""
+        pixels = x.cpu()
+        key = (self.card.mean, self.card.std, whole(self, "segments"), tuple(x.shape),
+               blake2b(pixels.numpy().tobytes()).digest())
+        return _SEGMENTED.once(key, lambda: self._slico(pixels)).to(x.device)
+
+    def _slico(self, x: Tensor) -> Tensor:
         from skimage.segmentation import slic
 
         mean, std = (torch.tensor(v, dtype=torch.float64)[:, None, None]
                      for v in (self.card.mean, self.card.std))
-        image = x.cpu() * std + mean
+        image = x * std + mean
         if len(image) != 3:
             # As three equal channels, since SLIC weighs colours by how far apart they look.
             image = image.mean(0).expand(3, -1, -1)
         found = slic(image.permute(1, 2, 0).numpy(), n_segments=whole(self, "segments"),
                      slic_zero=True, start_label=0)
-        return torch.from_numpy(found).to(x.device)
+        return torch.from_numpy(found)
 
 
 @method("superpixel-ablation")

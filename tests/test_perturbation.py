@@ -343,3 +343,23 @@ def test_an_oblong_image_is_explained_as_it_lies(name: str, channels: int) -> No
     found = explained(made(name, card, **CHEAP[name]), net, batch, batch.y).abs()
     assert found.shape == (4, 16, 24)
     assert float(found[..., :8].mean()) > 3 * float(found[..., -8:].mean())
+
+
+def test_superpixels_are_found_once_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    import skimage.segmentation
+
+    seen, slic = [], skimage.segmentation.slic
+
+    def counted(image, **given):
+        seen.append(given["n_segments"])
+        return slic(image, **given)
+
+    monkeypatch.setattr(skimage.segmentation, "slic", counted)
+    card, batch = testing.tiny_batch(3)
+    batch = replace(batch, x=batch.x + 0.01)                # no other test has met these
+    first = superpixels(made("superpixel-ablation", card, segments=16), batch)
+    assert torch.equal(first, superpixels(made("lime", card, segments=16, samples=60), batch))
+    assert seen == [16] * len(batch)
+    superpixels(made("superpixel-ablation", card, segments=8), batch)
+    superpixels(made("superpixel-ablation", replace(card, mean=(.1,) * 3), segments=16), batch)
+    assert seen == [16] * len(batch) + [8] * len(batch) + [16] * len(batch)

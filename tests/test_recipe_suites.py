@@ -52,7 +52,7 @@ def holds(recipe: Recipe, **facts: Any) -> None:
     neutral: dict[str, Any] = {
         "accumulate": 1, "momentum": 0.9, "clip": 0.0, "schedule": "cosine", "every": "step",
         "floor": 0.0, "drop": 0, "gamma": 0.1, "warmup": 0.0, "samples": 0, "augment": [],
-        "select": "last", "validation": 0.0}
+        "select": "last", "validation": 0.0, "precision": "full", "channels_last": False}
     if recipe.optimizer != "sgd":
         neutral["nesterov"] = recipe.nesterov  # adam has none
     assert asdict(recipe) | {"augment": list(recipe.augment)} == neutral | facts

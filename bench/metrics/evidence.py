@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -26,21 +27,34 @@ INTERPOLATION = "bilinear"
 """How a native map comes to the image's grid; it stands in the version of every metric that asks
 for it."""
 
+_FLAWS = ("NaN in the map", "no pixel counts", "constant map", "no positive evidence")
+"""What a map may lack; where there are several, the first is told."""
+
 _GRAIN = 2.0**40
 """Values nearer than 1/_GRAIN of a map's peak are one value: interpolation alone separates them."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Maps made ready for arithmetic. values: (N, H, W) float64 on the maps' device; flaw: N
-    reasons why a map cannot be scored, or None if it is sound.
+    """Maps made ready for arithmetic. values: (N, H, W) float64 on the maps' device; flags: (N, 4)
+    bool there, which flaws a map has: a GPU is waited for only if they are asked for in words.
 
     A flawed map is stood in for by a ramp, so that no arithmetic meets a NaN or divides by zero
     and every other sample keeps its place; `scores` turns its score into NaN with the flaw.
     """
 
     values: Tensor
-    flaw: tuple[str | None, ...]
+    flags: Tensor
+
+    @property
+    def sound(self) -> Tensor:
+        """Whether each map can be scored, (N,) bool on the maps' device."""
+        return ~self.flags.any(1)
+
+    @cached_property
+    def flaw(self) -> tuple[str | None, ...]:
+        """Why each map cannot be scored, or None if it is sound."""
+        return _told(self.flags)
 
 
 def evidence(
@@ -63,13 +77,13 @@ def evidence(
         values = values.abs()
     if counted is None:
         counted = torch.ones_like(values, dtype=torch.bool)
-    flaw = flaws(values, part, counted=counted, constant=constant)
-    flawed = torch.tensor([why is not None for why in flaw], device=values.device)
-    values = torch.where(flawed[:, None, None], ramp(size, values.device), values)
+    flags = _flags(values, part, counted, constant=constant)
+    flawed = flags.any(1)[:, None, None]
+    values = torch.where(flawed, ramp(size, values.device), values)
     values = torch.where(counted, values, 0.0)
     if part == "positive":
         values = values.clamp(min=0)
-    return Evidence(values if part == "raw" else grained(values), flaw)
+    return Evidence(values if part == "raw" else grained(values), flags)
 
 
 def upsampled(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -95,6 +109,11 @@ def flaws(
     """
     if counted is None:
         counted = torch.ones_like(values, dtype=torch.bool)
+    return _told(_flags(values, part, counted, constant=constant))
+
+
+def _flags(values: Tensor, part: Part, counted: Tensor, *, constant: bool) -> Tensor:
+    """Which of _FLAWS each map (N, H, W) has: (N, 4) bool, on its device."""
     flat, here = values.flatten(1), counted.flatten(1)
     empty = ~here.any(1)
     bad = (~flat.isfinite() & here).any(1)
@@ -102,12 +121,13 @@ def flaws(
     fine = grained(sound)
     low = torch.where(here, fine, torch.inf).amin(1)
     high = torch.where(here, fine, -torch.inf).amax(1)
-    found = {"NaN in the map": bad, "no pixel counts": empty,
-             "constant map": (low == high) & (not constant),
-             "no positive evidence": (high <= 0) & (part == "positive")}
-    table = {why: flags.tolist() for why, flags in found.items()}
-    return tuple(next((why for why, flags in table.items() if flags[i]), None)
-                 for i in range(len(values)))
+    return torch.stack([bad, empty, (low == high) & (not constant),
+                        (high <= 0) & (part == "positive")], 1)
+
+
+def _told(flags: Tensor) -> tuple[str | None, ...]:
+    return tuple(next((why for why, flag in zip(_FLAWS, row, strict=True) if flag), None)
+                 for row in flags.tolist())
 
 
 def grained(values: Tensor) -> Tensor:
@@ -122,15 +142,22 @@ def ramp(size: tuple[int, int], device: torch.device | str = "cpu") -> Tensor:
     return (torch.arange(1, pixels + 1, dtype=torch.float64, device=device) / pixels).reshape(size)
 
 
-def order(values: Tensor, seed: Tensor) -> Tensor:
+def order(values: Tensor, seed: Tensor, *, shuffled: Tensor | None = None) -> Tensor:
     """Which unit has the most evidence, which comes next: (N, P) int64 indices from values (N, P).
 
     The sort is stable over units laid out in an order drawn from the sample's own seed (N,), so
-    ties fall neither by the image's raster nor by the CPU's instruction set.
+    ties fall neither by the image's raster nor by the CPU's instruction set. shuffled: that order,
+    (N, P), where it is there already.
     """
-    shuffled = permutations(seed, values.shape[1], "ties").to(values.device)
+    if shuffled is None:
+        shuffled = ties(seed, values.shape[1]).to(values.device, non_blocking=True)
     ranked = values.gather(1, shuffled).argsort(dim=1, descending=True, stable=True)
     return shuffled.gather(1, ranked)
+
+
+def ties(seed: Tensor, units: int) -> Tensor:
+    """The order that equal evidence falls in: (N, units) int64 on the CPU."""
+    return permutations(seed, units, "ties")
 
 
 def scores(

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch.nn.functional import one_hot
 
-from bench.metrics.evidence import INTERPOLATION, Evidence, evidence, grained, grid, order, scores
+from bench.metrics.evidence import (
+    INTERPOLATION,
+    Evidence,
+    evidence,
+    grained,
+    grid,
+    order,
+    scores,
+    ties,
+)
 from bench.metrics.removal import (
     OUTPUTS,
     Outputs,
@@ -179,7 +188,8 @@ def removal_outputs(
 
     def run() -> Outputs:
         rank = explained.once(("ranks", cells), lambda: pixel_ranks(
-            signed(explained).values, explained.batch.seed, cells=cells))
+            signed(explained).values, explained.batch.seed, cells=cells,
+            shuffled=shuffled(explained, units)))
         return without(explained, rank if first == "most" else units - 1 - rank, cuts,
                        units=units, operator=operator)
 
@@ -221,20 +231,35 @@ def along(
     return Outputs.of(torch.stack([found[cut] for cut in cuts], 1))
 
 
-def pixel_ranks(values: Tensor, seed: Tensor, *, cells: int | None = None) -> Tensor:
+def shuffled(explained: Explained, units: int) -> Tensor:
+    """The order that ties of `units` fall in, (N, units); drawn once for all maps where it fits."""
+    batch = explained.batch
+
+    def draw() -> Tensor:
+        return ties(batch.seed, units).to(batch.x.device, non_blocking=True)
+
+    if not explained.shared.fits(len(batch) * units * torch.int64.itemsize):
+        return draw()
+    return for_all(explained, ("ties", units), draw)
+
+
+def pixel_ranks(
+    values: Tensor, seed: Tensor, *, cells: int | None = None, shuffled: Tensor | None = None,
+) -> Tensor:
     """When each pixel's unit is removed, the most evidence first: (N, 1, H, W) int32 from 0.
 
     values: (N, H, W), signed evidence. Without `cells` a unit is a pixel; with them it is a cell of
-    a square tiling, whose evidence is the sum over its pixels.
+    a square tiling, whose evidence is the sum over its pixels. shuffled: as in `order`.
     """
     n, height, width = values.shape
     if cells is None:
-        return ranks(order(values.flatten(1), seed)).view(n, 1, height, width).int()
+        visit = order(values.flatten(1), seed, shuffled=shuffled)
+        return ranks(visit).view(n, 1, height, width).int()
     rows, columns = cell_of(height, cells, values.device), cell_of(width, cells, values.device)
     spread = [one_hot(of, cells).double() for of in (rows, columns)]
     # Sums of equal evidence must tie, whatever the order they were added in.
     sums = grained(spread[0].mT @ values @ spread[1])
-    places = ranks(order(sums.flatten(1), seed)).view(n, cells, cells)
+    places = ranks(order(sums.flatten(1), seed, shuffled=shuffled)).view(n, cells, cells)
     return places[:, rows][:, :, columns][:, None].int()
 
 

@@ -42,11 +42,11 @@ def confidence_drop(
     batch = explained.batch
 
     def run() -> Tensor:
-        visit = permutations(batch.seed, pixels, "out of distribution").to(batch.x.device)
+        visit = permutations(batch.seed, pixels, "out of distribution")
+        visit = visit.to(batch.x.device, non_blocking=True)
         rank = ranks(visit).view(-1, 1, *grid(explained))
-        return ordered(
-            answers(explained), batch.x, rank, cuts, replacement_for(explained, operator),
-                       read=_confidence)
+        fill = replacement_for(explained, operator)
+        return ordered(answers(explained), batch.x, rank, cuts, fill, read=_confidence)
 
     found = for_all(explained, ("out of distribution", operator, tuple(cuts)), run)
     curve = found[:, :1] - found[:, 1:]

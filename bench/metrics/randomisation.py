@@ -144,10 +144,9 @@ def compared(
 
         key = ("compared", measure.name, part, height, width, start)
         other = evidence(again[few], (height, width), part)
-        sound = torch.tensor([why is None for why in other.flaw], device=maps.device)
         value = measure.of(explained.once(key, own) if kept else own(),
                            measure.prepared(other.values))
-        found.append(torch.where(sound, value, torch.nan))
+        found.append(torch.where(other.sound, value, torch.nan))
     return torch.cat(found)
 
 
@@ -193,7 +192,7 @@ def off_classes(target: Tensor, classes: int, draws: int, seed: Tensor) -> Tenso
     if classes < 2:
         raise HeatproofError("random-logit needs a second class; leave it out of this suite")
     drawn = each(seed, "random-logit", lambda rng: rng.permutation(classes - 1)[:draws])
-    drawn = drawn.to(target.device)
+    drawn = drawn.to(target.device, non_blocking=True)
     return torch.where(drawn >= target[:, None], drawn + 1, drawn)
 
 

@@ -65,7 +65,7 @@ def ordered(
     same with roles swapped: x the empty canvas, fill the image.
     """
     made = fill if callable(fill) else fixed(fill)
-    least = torch.as_tensor(cuts, device=x.device)
+    least = torch.as_tensor(cuts).to(x.device, non_blocking=True)
 
     def images(sample: Tensor, step: Tensor) -> Tensor:
         removed = rank[sample] < least[step][:, None, None, None]

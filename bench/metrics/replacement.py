@@ -67,7 +67,7 @@ def _material(operator: str, x: Tensor, seed: Tensor) -> Tensor:
         return x.new_zeros(len(x), 1, 1, 1)
     shape = tuple(x.shape[1:])
     noise = NOISE * each(seed, "linear", lambda draw: draw.standard_normal(shape, "float32"))
-    return noise.to(x.device, x.dtype)
+    return noise.to(x.device, x.dtype, non_blocking=True)
 
 
 def _fill(operator: str, x: Tensor, material: Tensor) -> Fill:

@@ -47,7 +47,8 @@ def noisy(x: Tensor, seed: Tensor, draw: int, radius: float) -> Tensor:
     seed: (N,); the noise of a draw depends on the sample's seed alone. float32.
     """
     shape = tuple(x.shape[1:])
-    noise = each(seed, f"sensitivity {draw}", lambda rng: rng.uniform(-1, 1, shape)).to(x.device)
+    noise = each(seed, f"sensitivity {draw}", lambda rng: rng.uniform(-1, 1, shape))
+    noise = noise.to(x.device, non_blocking=True)
     deviation = x.double().std((2, 3), correction=0, keepdim=True)
     return (x + radius * deviation * noise).to(x.dtype)
 
@@ -69,9 +70,10 @@ def noisy_run(explained: Explained, draws: int, radius: float) -> Noisy:
         own = explained.maps[index].double().flatten(1)
         length = torch.linalg.vector_norm(own, dim=1)
         change, flip = [], []
+        rows = [*range(index.start, index.stop)]
         for draw in range(draws):
             x = _images(explained, index, draw, draws, radius)
-            again = explained.explain(x=x, index=index).double().flatten(1)
+            again = explained.explain(x=x, index=rows).double().flatten(1)
             change.append(torch.linalg.vector_norm(again - own, dim=1) / length)
             flip.append(_flips(explained, index, draw, radius, lambda x=x: x))  # type: ignore[misc]
         changes.append(torch.stack(change, 1))
@@ -80,12 +82,13 @@ def noisy_run(explained: Explained, draws: int, radius: float) -> Noisy:
     return Noisy(found.masked_fill(~found.isfinite(), torch.nan), torch.cat(flips))
 
 
-def _chunks(explained: Explained) -> list[list[int]]:
-    return [part.tolist() for part in torch.split(torch.arange(len(explained.batch)), CHUNK)]
+def _chunks(explained: Explained) -> list[slice]:
+    n = len(explained.batch)
+    return [slice(start, min(start + CHUNK, n)) for start in range(0, n, CHUNK)]
 
 
 def _images(
-    explained: Explained, index: list[int], draw: int, draws: int, radius: float,
+    explained: Explained, index: slice, draw: int, draws: int, radius: float,
 ) -> Tensor:
     """A draw's noisy copies of some images, kept for all maps where those of all draws fit."""
     def make() -> Tensor:
@@ -94,11 +97,11 @@ def _images(
 
     if not explained.shared.fits(draws * explained.batch.x.nbytes):
         return make()
-    return for_all(explained, ("noisy images", index[0], len(index), draw, radius), make)
+    return for_all(explained, ("noisy images", index.start, index.stop, draw, radius), make)
 
 
 def _flips(
-    explained: Explained, index: list[int], draw: int, radius: float, images: Callable[[], Tensor],
+    explained: Explained, index: slice, draw: int, radius: float, images: Callable[[], Tensor],
 ) -> Tensor:
     """Whether a draw changes the predicted classes; they are made once, for all maps."""
     def make() -> Tensor:
@@ -106,7 +109,7 @@ def _flips(
             predicted: Tensor = answers(explained)(images()).argmax(1)
         return predicted
 
-    found = for_all(explained, ("noisy classes", index[0], len(index), draw, radius), make)
+    found = for_all(explained, ("noisy classes", index.start, index.stop, draw, radius), make)
     return found != explained.logits[index].argmax(1).to(found.device)
 
 

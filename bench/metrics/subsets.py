@@ -99,7 +99,7 @@ def _drawn(explained: Explained, runs: int, size: int) -> Iterator[tuple[slice, 
         block = slice(start, start + _BLOCK)
 
         def draw(seed: Tensor = batch.seed[block]) -> Tensor:
-            return subsets(seed, pixels, runs=runs, size=size).to(batch.x.device)
+            return subsets(seed, pixels, runs=runs, size=size).to(batch.x.device, non_blocking=True)
 
         yield block, for_all(explained, ("sets", start, runs, size), draw) if kept else draw()
 

@@ -24,6 +24,7 @@ from bench.metrics.parity.rules import (
 )
 from bench.metrics.removal import ordered, ranks
 from bench.metrics.replacement import interpolated
+from bench.metrics.sharing import for_all
 
 SEGMENTATIONS = ("slic", "felzenszwalb")
 _EXACT = 1e-9
@@ -84,7 +85,8 @@ def irof(
     if perturb_baseline == "uniform":
         raise HeatproofError("IROF's perturb_baseline must be black, white, mean or a number")
     found = attributions(explained, **maps)
-    segment = _superpixels(x, segmentation_method)
+    segment = for_all(explained, ("superpixels", segmentation_method),
+                      lambda: _superpixels(x, segmentation_method))
     count = segment.flatten(1).amax(1) + 1
     place = torch.stack([
         _places(a.flatten(), s.flatten(), int(n))

@@ -57,12 +57,11 @@ def attributions(explained: Explained, *, abs: bool, normalise: bool) -> Evidenc
     A map with a NaN is flawed and counts as zeros, so that the others keep their scale.
     """
     raw = evidence(explained.maps, grid(explained), "raw", constant=True)
-    sound = torch.tensor([why is None for why in raw.flaw], device=raw.values.device)
-    values = torch.where(sound[:, None, None], raw.values, 0.0)
+    values = torch.where(raw.sound[:, None, None], raw.values, 0.0)
     if normalise:
         peak = values.abs().max()
         values = values / torch.where(peak > 0, peak, 1.0)
-    return Evidence(values.abs() if abs else values, raw.flaw)
+    return Evidence(values.abs() if abs else values, raw.flags)
 
 
 def features(values: Tensor, channels: int) -> Tensor:
