@@ -1,8 +1,9 @@
 """Files that are whole or absent: atomic writes, and the content-addressed cache.
 
-Layout of the cache: `KIND/ab/ab….safetensors` for what is finished (`models`, `maps`), and
-`wip/ID.safetensors` for a training under way. Nothing in it is a pickle. What names its content is
-written once: of two writers the first wins, and a reader keeps the file that it opened.
+Layout of the cache: `KIND/ab/ab….safetensors` for what is finished (`models`, and beside each what
+its training cost, `….cost.json`; `maps`), and `wip/ID.safetensors` for a training under way.
+Nothing in it is a pickle. What names its content is written once: of two writers the first wins,
+and a reader keeps the file that it opened.
 """
 
 from __future__ import annotations

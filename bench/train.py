@@ -130,8 +130,10 @@ def _cost_file(spec: RunSpec, cache: Cache) -> Path:
 
 
 def _cost(spec: RunSpec, cache: Cache) -> dict[str, Any] | None:
-    path = _cost_file(spec, cache)
-    return dict(read_json(path)) if path.is_file() else None
+    try:
+        return dict(read_json(_cost_file(spec, cache)))
+    except HeatproofError:  # older than costs are, or torn: no reason to stop
+        return None
 
 
 def _facts(path: Path) -> dict[str, Any]:

@@ -218,3 +218,11 @@ def test_what_is_written_beside_a_training_is_ended_and_its_failure_told() -> No
         beside.do(full)
         beside.do(slow, 2)
     assert done == [1]
+
+
+def test_a_torn_record_of_the_cost_stops_nobody(specs, tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    assert fitted(specs["gradcam"], cache).cost
+    (path,) = (tmp_path / "models").rglob("*.cost.json")
+    path.write_text("{")
+    assert fitted(specs["noise"], cache).cost is None
