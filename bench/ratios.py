@@ -26,8 +26,9 @@ from bench.data import decoded
 from bench.data.catalogue import parted
 from bench.data.images import Batches
 from bench.explain import CHUNK, explained, explainer, unsupported
-from bench.measure import Explained
+from bench.measure import Explained, Metric
 from bench.passes import counted
+from bench.shared import Shared
 from bench.spec import RunSpec
 from bench.speed import seconds, side_by_side
 from bench.store import Cache
@@ -212,8 +213,11 @@ def _scoring(
         maps=explained(method, net, batch, batch.y),
         explain=explainer(method, net, batch, batch.y), classes=len(card.classes))
     for metric in demo.metrics_of(spec.dataset):
-        metrics.score(metric, seen)  # the first call imports Quantus
-        yield metric.name, lambda metric=metric: metrics.score(metric, seen)  # type: ignore[misc]
+        def work(metric: Metric = metric) -> object:
+            return metrics.score(metric, replace(seen, shared=Shared()))  # nothing made before
+
+        work()  # the first call imports Quantus
+        yield metric.name, work
 
 
 def _costs(
