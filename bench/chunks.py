@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -66,11 +67,27 @@ def in_pieces(work: Callable[[slice], T], n: int, rows: int) -> list[T]:
     return found
 
 
+_KEPT: WeakKeyDictionary[nn.Module, dict[tuple[object, ...], int]] = WeakKeyDictionary()
+"""What `_kept` found of each network that is still there, by the images' shape, type and device."""
+
+
 def fitting(net: nn.Module, x: Tensor) -> int:
     """How many images like x (1 or more, C, H, W) go through a network at once: a power of two.
 
-    By what its backward pass has to keep of one image, weights aside. One forward pass.
+    By what its backward pass has to keep of one image, weights aside. One forward pass, the first
+    time that a network is asked of.
     """
+    found, like = _KEPT.setdefault(net, {}), (x.shape[1:], x.dtype, x.device)
+    if like not in found:
+        found[like] = _kept(net, x)
+    # Each kept value has a gradient, and the layer at work a copy of either.
+    each = 3 * found[like]
+    room = min(ROOM.get(x.device.type, ROOM["cpu"]), _free(x.device) // 4)
+    return int(2 ** (max(1, min(room // each, LARGEST)).bit_length() - 1))
+
+
+def _kept(net: nn.Module, x: Tensor) -> int:
+    """The bytes that a network keeps of one image for its backward pass, weights aside."""
     weights = {tensor.data_ptr() for tensor in (*net.parameters(), *net.buffers())}
     kept = [x[:1].nbytes]
 
@@ -81,10 +98,7 @@ def fitting(net: nn.Module, x: Tensor) -> int:
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         net(x[:1].detach().requires_grad_())
-    # Each kept value has a gradient, and the layer at work a copy of either.
-    each = 3 * sum(kept)
-    room = min(ROOM.get(x.device.type, ROOM["cpu"]), _free(x.device) // 4)
-    return int(2 ** (max(1, min(room // each, LARGEST)).bit_length() - 1))
+    return sum(kept)
 
 
 def passing(x: Tensor, most: int) -> int:

@@ -132,3 +132,16 @@ def test_what_passes_without_gradient_starts_from_free_memory(
     assert passing(large, 64) == 4
     monkeypatch.setattr("bench.chunks._free", lambda device: 0)
     assert passing(large, 64) == 1
+
+
+def test_a_network_is_asked_once_how_many_images_of_a_shape_fit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    net, asked = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU()), []
+    net.register_forward_hook(lambda _net, inputs, _out: asked.append(tuple(inputs[0].shape)))
+    rows = [fitting(net, torch.rand(n, 2, side, side)) for n in (1, 5) for side in (512, 32)]
+    assert rows[:2] == rows[2:]
+    assert asked == [(1, 2, 512, 512), (1, 2, 32, 32)]
+    monkeypatch.setattr("bench.chunks._free", lambda device: 0)  # free memory is not remembered
+    assert fitting(net, torch.rand(1, 2, 32, 32)) == 1
+    assert len(asked) == 2

@@ -244,13 +244,13 @@ def test_pieces_change_neither_draws_nor_maps(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "each", "probes"), [
-    ("saliency", 1, 0), ("input-x-gradient", 1, 0), ("ig", 50, 2),
+    ("saliency", 1, 0), ("input-x-gradient", 1, 0), ("ig", 50, 1),
     ("gradientshap", 6, 1), ("smoothgrad", 6, 1), ("vargrad", 6, 1)])
 def test_the_passes_are_what_the_method_says(name: str, each: int, probes: int) -> None:
     method, net, batch = made(name)
     with counted(net) as passes:
         explained(method, net, batch, batch.y)
-    # A probe tells, once a batch, how many images fit.
+    # A probe tells, once a network, how many images fit.
     assert (passes.forward, passes.backward) == (4 * each + probes, 4 * each)
 
 
