@@ -142,8 +142,8 @@ class NoisyGradient(Gradient):
             x = batch.x[few].repeat_interleave(samples, 0).double()
             for one, seed, width in zip(torch.split(x, samples), batch.seed[few].tolist(),
                                         spread[few], strict=True):
-                with seeded(seed):  # on the CPU, whatever the device: a GPU draws other numbers
-                    drawn = torch.normal(0, torch.full(one.shape, width))
+                draw = torch.Generator().manual_seed(seed)  # the CPU's: a GPU draws other numbers
+                drawn = torch.normal(0, torch.full(one.shape, width), generator=draw)
                 one += drawn.to(one.device, non_blocking=True)
             x = x.to(batch.x.dtype).requires_grad_()
             told = score(x, target[few].repeat_interleave(samples))

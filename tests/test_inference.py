@@ -71,6 +71,40 @@ def test_a_batch_norm_after_a_convolution_is_folded_into_it() -> None:
     assert not held & {p.data_ptr() for p in quick.parameters()}
 
 
+def test_a_max_pooling_comes_before_its_relu_and_any_other_stays() -> None:
+    torch.manual_seed(0)
+    net = settled(nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(3, 2, padding=1), nn.Conv2d(8, 8, 3), nn.GELU(),
+        nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8 * 6 * 6, 4)))
+    quick = quickened(net, images(1))
+    called = [type(quick.get_submodule(node.target)).__name__
+              for node in quick.graph.nodes if node.op == "call_module"]
+    assert called == ["Conv2d", "MaxPool2d", "ReLU", "Conv2d", "GELU", "MaxPool2d", "Flatten",
+                      "Linear"]
+    x = images()
+    x[0, 0, 3, 3] = torch.nan
+    with torch.no_grad():
+        assert torch.allclose(quick(x), net(x), atol=1e-6, equal_nan=True)
+    assert net(x)[0].isnan().all() and not net(x)[1:].isnan().any()
+
+
+class Shown(nn.Module):
+    """What was rectified is used once more, beside the pooling."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.act, self.pool = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.conv(x))
+        return self.pool(x).mean((2, 3)) + x.mean((2, 3))
+
+
+def test_a_relu_that_others_read_too_stays_where_it_is() -> None:
+    net = settled(Shown())
+    assert far(net, quickened(net, images(1)), images()) < 1e-6
+
+
 class Branching(nn.Module):
     """What torch.fx cannot follow."""
 
