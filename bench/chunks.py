@@ -81,9 +81,7 @@ def fitting(net: nn.Module, x: Tensor) -> int:
     if like not in found:
         found[like] = _kept(net, x)
     # Each kept value has a gradient, and the layer at work a copy of either.
-    each = 3 * found[like]
-    room = min(ROOM.get(x.device.type, ROOM["cpu"]), _free(x.device) // 4)
-    return int(2 ** (max(1, min(room // each, LARGEST)).bit_length() - 1))
+    return _within(x.device, 3 * found[like], LARGEST)
 
 
 def _kept(net: nn.Module, x: Tensor) -> int:
@@ -107,8 +105,13 @@ def passing(x: Tensor, most: int) -> int:
     A power of two, at most `most`. No pass is spent on it: a layer is taken to hold WIDE times the
     bytes of an image, and what is too much all the same is halved by `in_pieces`.
     """
-    room = min(ROOM.get(x.device.type, ROOM["cpu"]), _free(x.device) // 4)
-    return int(2 ** (max(1, min(room // (WIDE * x[:1].nbytes), most)).bit_length() - 1))
+    return _within(x.device, WIDE * x[:1].nbytes, most)
+
+
+def _within(device: torch.device, each: int, most: int) -> int:
+    """How many rows of `each` bytes have room on a device: a power of two, at most `most`."""
+    room = min(ROOM.get(device.type, ROOM["cpu"]), _free(device) // 4)
+    return int(2 ** (max(1, min(room // each, most)).bit_length() - 1))
 
 
 class TargetScore:

@@ -238,9 +238,8 @@ def shuffled(explained: Explained, units: int) -> Tensor:
     def draw() -> Tensor:
         return ties(batch.seed, units).to(batch.x.device, non_blocking=True)
 
-    if not explained.shared.fits(len(batch) * units * torch.int64.itemsize):
-        return draw()
-    return for_all(explained, ("ties", units), draw)
+    return for_all(explained, ("ties", units), draw,
+                   size=len(batch) * units * torch.int64.itemsize)
 
 
 def pixel_ranks(

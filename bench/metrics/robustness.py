@@ -95,9 +95,8 @@ def _images(
         few = explained.batch[index]
         return noisy(few.x, few.seed, draw, radius)
 
-    if not explained.shared.fits(draws * explained.batch.x.nbytes):
-        return make()
-    return for_all(explained, ("noisy images", index.start, index.stop, draw, radius), make)
+    return for_all(explained, ("noisy images", index.start, index.stop, draw, radius), make,
+                   size=draws * explained.batch.x.nbytes)
 
 
 def _flips(
@@ -105,8 +104,7 @@ def _flips(
 ) -> Tensor:
     """Whether a draw changes the predicted classes; they are made once, for all maps."""
     def make() -> Tensor:
-        with torch.no_grad():
-            predicted: Tensor = answers(explained)(images()).argmax(1)
+        predicted: Tensor = answers(explained)(images()).argmax(1)
         return predicted
 
     found = for_all(explained, ("noisy classes", index.start, index.stop, draw, radius), make)

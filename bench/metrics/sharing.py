@@ -20,13 +20,18 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def for_all(explained: Explained, key: Hashable, make: Callable[[], T]) -> T:
+def for_all(explained: Explained, key: Hashable, make: Callable[[], T], size: int = 0) -> T:
     """What `make` gives, made once for all contestants that share `explained.shared`.
+
+    size: the bytes of this and all that is made beside it, where they may drive out the rest: then
+    nothing is kept.
 
     It may depend on the network, the images and their seeds, which are told apart by their content,
     and on what the key names, and on nothing else: no map, target or logits. Nobody may change it
     in place.
     """
+    if not explained.shared.fits(size):
+        return make()
     return explained.shared.once((explained.once("content", lambda: _content(explained)), key),
                                  make)
 

@@ -94,14 +94,14 @@ def subset_sums(explained: Explained, values: Tensor, *, runs: int, size: int) -
 def _drawn(explained: Explained, runs: int, size: int) -> Iterator[tuple[slice, Tensor]]:
     """Some samples with their sets (n, runs, size) on their device, kept where all of them fit."""
     batch, pixels = explained.batch, math.prod(grid(explained))
-    kept = explained.shared.fits(len(batch) * runs * size * torch.int64.itemsize)
+    whole_run = len(batch) * runs * size * torch.int64.itemsize
     for start in range(0, len(batch), _BLOCK):
         block = slice(start, start + _BLOCK)
 
         def draw(seed: Tensor = batch.seed[block]) -> Tensor:
             return subsets(seed, pixels, runs=runs, size=size).to(batch.x.device, non_blocking=True)
 
-        yield block, for_all(explained, ("sets", start, runs, size), draw) if kept else draw()
+        yield block, for_all(explained, ("sets", start, runs, size), draw, size=whole_run)
 
 
 def _block(explained: Explained, block: slice, chosen: Tensor, operator: str) -> Tensor:
