@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 
-def restart(device: torch.device) -> None:
-    """Forgets the peak so far, where the system lets a process do so (Linux, CUDA)."""
+def restart(device: torch.device) -> bool:
+    """Forgets the peak so far, where the system lets a process do so (Linux, CUDA); says if it did.
+
+    Where it does not (another system, a `/proc` that may only be read), the peak stays that of
+    the whole process: never too low.
+    """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-        return
-    with suppress(OSError):
+        return True
+    try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
 
 
 def peak(device: torch.device) -> int:
-    """Bytes in use at most since `restart`: on a GPU torch's tensors, else the whole process."""
+    """Bytes in use at most since a `restart` that forgot: a GPU's tensors, or the whole process."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     try:
