@@ -18,6 +18,7 @@ from statistics import fmean, median_low
 from typing import Any
 
 from bench.cells import Cell, word
+from bench.passes import kind_of
 from bench.results import Folder
 from bench.run import Place
 from bench.spec import RunSpec
@@ -123,7 +124,7 @@ class Training:
     """What one network took.
 
     key: its data set, trainer and backbone. samples: how many images its recipe asks for; 0 is all,
-    which are `images` (0 where nobody counted). epoch: seconds of one.
+    which are `images` (0 where nobody counted). epoch: seconds of one. kind: of device.
     """
 
     key: tuple[str, str, str]
@@ -131,6 +132,7 @@ class Training:
     epoch: float
     images: int = 0
     peak: int = 0
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ class Measured:
     @property
     def kind(self) -> str:
         """The kind of device: cpu, cuda."""
-        return self.device.partition(" ")[0]
+        return kind_of(self.device)
 
 
 class Known:
@@ -188,8 +190,8 @@ class Known:
         kind = kinds.most_common(1)[0][0] if kinds else ""
         runs = [run for run in found if run.kind == kind]
         trainings: dict[str, Training] = {}  # a network has many runs, and was trained once
-        for run in sorted(runs, key=lambda run: not (run.training and run.training.peak)):
-            if run.training:
+        for run in sorted(found, key=lambda run: not (run.training and run.training.peak)):
+            if run.training and run.training.kind == kind:
                 trainings.setdefault(run.model, run.training)
         elsewhere = {run.model for run in found if run.training} - set(trainings)
         words = []
@@ -310,12 +312,12 @@ def measured(path: Path) -> Measured | None:
         dataset, backbone = _name(spec["dataset"]), _name(spec["backbone"]["name"])
         model, device = _name(spec["model_id"]), _name(info["device"])
         images = _count((info.get("additivity") or {}).get("images", 0))
-        costs = took.get("cost") or {}
-        rates = {}
+        costs, rates = took.get("cost") or {}, {}
+
         if images:
             # Without passes the maps were made before, for another run, and only read here.
-            given = {**took.get("score", {}),
-                     **({EXPLAIN: took["explain"]} if "passes" in took else {})}
+            here = "passes" in took and _where("explain", info) == kind_of(device)
+            given = {**took.get("score", {}), **({EXPLAIN: took["explain"]} if here else {})}
             rates = {_name(what): seconds / images for what, value in given.items()
                      if (seconds := _seconds(value)) is not None}
         training, trained, epochs = None, costs.get("train", {}), _count(recipe["epochs"])
@@ -324,7 +326,7 @@ def measured(path: Path) -> Measured | None:
             training = Training(
                 (dataset, _name(who["trainer"]), backbone), _count(recipe["samples"]),
                 spent / epochs, _count(trained.get("backward", 0)) // epochs,
-                _count(trained.get("peak", 0)))
+                _count(trained.get("peak", 0)), _where("train", info))
         return Measured(
             (dataset, _name(who["name"]), backbone), model, device.partition(";")[0],
             _count(spec["samples"]), images, rates,
@@ -340,6 +342,11 @@ def _read(path: Path) -> Any:
     before, here, rest = content.partition(b'\n "metrics": ')
     _, there, after = rest.partition(b'\n "spec": ')
     return json.loads(before + there + after if here and there else content)
+
+
+def _where(stage: str, info: Mapping[str, Any]) -> str:
+    cost = info["measured"].get("cost") or {}
+    return kind_of(cost.get(stage, {}).get("device") or info["device"])
 
 
 def _name(value: object) -> str:

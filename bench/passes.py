@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -12,6 +13,21 @@ import torch
 from torch import Tensor, nn
 
 from bench import memory
+
+THEN = ", then "
+
+
+def device_title(device: torch.device) -> str:
+    """What a device is, for people: "cuda (NVIDIA A100)", "cpu (x86_64, 1 thread)"."""
+    if device.type == "cuda":
+        return f"cuda ({torch.cuda.get_device_name(device)})"
+    return f"{device} ({platform.machine()}, {torch.get_num_threads()} thread)"
+
+
+def kind_of(title: str) -> str:
+    """The kind of the device of that title, or of several: "cpu, cuda"; what follows ";" is left."""
+    titles = title.partition(";")[0].split(THEN)
+    return ", ".join(dict.fromkeys(one.partition(" ")[0] for one in titles))
 
 
 @dataclass
@@ -24,15 +40,24 @@ class Passes:
 
 @dataclass
 class Cost(Passes):
-    """Passes, the seconds that they and all else took, and the most bytes in use meanwhile."""
+    """Passes, the seconds that they and all else took, the most bytes in use meanwhile, and where.
+
+    device: as `device_title` names it; "A, then B" where the work went on elsewhere.
+    """
 
     seconds: float = 0.0
     peak: int = 0
+    device: str = ""
 
     def after(self, before: Mapping[str, Any]) -> dict[str, Any]:
         """Both together, where the same work began earlier; before: such a dictionary, or {}."""
-        return {name: max(value, before.get(name, 0)) if name == "peak"
-                else value + before.get(name, 0) for name, value in asdict(self).items()}
+        first = before.get("device", "")
+        moved = first and first.split(THEN)[-1] != self.device
+        return {
+            **{name: value + before.get(name, 0) for name, value in asdict(self).items()
+               if name not in ("peak", "device")},
+            "peak": max(self.peak, before.get("peak", 0)),
+            "device": f"{first}{THEN}{self.device}" if moved else first or self.device}
 
 
 @contextmanager
@@ -46,7 +71,7 @@ def counted(net: nn.Module) -> Iterator[Passes]:
 @contextmanager
 def costing(device: torch.device, net: nn.Module | None = None) -> Iterator[Cost]:
     """Takes time and memory when the block ends, however; with a network, counts as `counted`."""
-    cost, started = Cost(), time.perf_counter()
+    cost, started = Cost(device=device_title(device)), time.perf_counter()
     memory.restart(device)
     try:
         with _counting(net, cost) if net else nullcontext():

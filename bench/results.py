@@ -72,12 +72,13 @@ RUN = {
     "unsupported": "null, or why this explainer cannot serve this network (then no scores follow)",
     "versions": "Python and the libraries that the numbers depend on",
     "git": "commit of the checkout, or empty",
-    "device": "what it ran on, and how many processes trained the network if several did",
+    "device": "what it was scored on, what else its network or maps were made on, and how many "
+              "processes trained the network if several did",
     "checkpoint": "sha256 of the checkpoint's file",
     "measured": "seconds by stage; passes: images that went through the network for one map; cost: "
                 "by stage (train: of the network, whoever trained it) its seconds, images forward "
-                "and backward (in training: that a loss was taken of), and peak, the most bytes in "
-                "use (of a GPU, else of the process); "
+                "and backward (in training: that a loss was taken of), peak, the most bytes in "
+                "use (of a GPU, else of the process), and device; "
                 "this block alone may differ between two runs of one spec",
 }
 SAMPLES = pa.schema([

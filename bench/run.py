@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from importlib.metadata import version
@@ -21,7 +21,7 @@ from bench.core import HOME, Batch, Method, digest
 from bench.data.images import Batches, Images
 from bench.measure import Explained, Metric
 from bench.outcome import Outcome, caught
-from bench.passes import costing
+from bench.passes import costing, device_title
 from bench.results import Folder, read_media
 from bench.shared import shared_by
 from bench.spec import RunSpec
@@ -333,8 +333,7 @@ def _facts(
         "unsupported": unsupported,
         "versions": _versions(torch.device(place.device).type),
         "git": _commit(),
-        "device": _device_name(place.device) + (
-            f"; trained by {fitted.processes} processes" if fitted.processes > 1 else ""),
+        "device": _device(place, measured["cost"], fitted.processes),
         "checkpoint": fitted.checkpoint,
         "measured": measured,
     }
@@ -375,7 +374,12 @@ def _said(*command: str) -> str:
     return found.stdout.strip()
 
 
-def _device_name(device: str) -> str:
-    if device.startswith("cuda"):
-        return f"cuda ({torch.cuda.get_device_name(device)})"
-    return f"{device} ({platform.machine()}, {torch.get_num_threads()} thread)"
+def _device(place: Place, costs: Mapping[str, Any], processes: int) -> str:
+    """On what a run was scored; and where else, and by how many, its network and maps were made."""
+    where = {stage: cost.get("device", "") for stage, cost in costs.items()}
+    scored = where.get("score") or device_title(torch.device(place.device))
+    return "; ".join((
+        scored, *(f"{done} on {where[stage]}" for stage, done in (
+            ("train", "trained"), ("explain", "explained")) if where.get(stage, "") not in (
+                "", scored)),
+        *([f"trained by {processes} processes"] if processes > 1 else ())))

@@ -269,6 +269,19 @@ def test_kinds_of_device_are_not_mixed(
     assert found.device == "cuda (A) and 1 more"
 
 
+def test_what_a_run_had_made_on_another_kind_of_device_counts_there(
+    tiny_suite: suite.Suite, left: dict[str, Cell], place: Place, write: Write,
+) -> None:
+    score, train = cell_of(left, "score", "noise"), cell_of(left, "train", "plain")
+    run = run_of(tiny_suite, "noise")
+    for seed, (device, seconds, unknown) in enumerate((("cuda (A)", 0.6 * 4, 1), (CPU, 5.4, 0))):
+        write(replace(run, seed=seed), dict.fromkeys(METRICS, 1.0), cost={
+            "train": {"seconds": 1000.0, "device": device}, "explain": {"device": device}})
+        assert of(cost(score, left, place), "score") == pytest.approx(seconds)
+        assert cost(score, left, place).unknown == cost(train, left, place).unknown == unknown
+    assert of(cost(train, left, place), "train") == pytest.approx(1000)
+
+
 def test_words_tell_of_what_no_results_do(
     tiny_suite: suite.Suite, left: dict[str, Cell], place: Place,
 ) -> None:

@@ -6,12 +6,16 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from bench import run, suite
 from bench.passes import Cost, costing, counted
+from bench.results import Folder
+from bench.store import Cache, read_json, write_json
 
 CPU = torch.device("cpu")
 
@@ -59,7 +63,45 @@ def test_a_cost_holds_passes_seconds_and_the_peak_even_of_work_that_fails() -> N
 
 
 def test_costs_of_the_same_work_add_up_and_the_larger_peak_stays() -> None:
-    first = Cost(forward=2, backward=1, seconds=.5, peak=30).after({})
-    assert first == {"forward": 2, "backward": 1, "seconds": .5, "peak": 30}
-    assert Cost(forward=3, seconds=1.0, peak=20).after(first) == {
-        "forward": 5, "backward": 1, "seconds": 1.5, "peak": 30}
+    first = Cost(forward=2, backward=1, seconds=.5, peak=30, device="cpu (x)").after({})
+    assert first == {
+        "forward": 2, "backward": 1, "seconds": .5, "peak": 30, "device": "cpu (x)"}
+    assert Cost(forward=3, seconds=1.0, peak=20, device="cpu (x)").after(first) == {
+        "forward": 5, "backward": 1, "seconds": 1.5, "peak": 30, "device": "cpu (x)"}
+
+
+def test_a_cost_names_the_devices_in_their_order() -> None:
+    both = Cost(device="cuda (A)").after({"device": "cpu (x)"})
+    assert both["device"] == "cpu (x), then cuda (A)"
+    assert Cost(device="cuda (A)").after(both)["device"] == both["device"]
+    assert Cost(device="cpu (x)").after(both)["device"] == "cpu (x), then cuda (A), then cpu (x)"
+    assert Cost(device="cpu (x)").after({"seconds": 1.0})["device"] == "cpu (x)"  # older than this
+
+
+def test_a_run_tells_where_else_its_network_was_trained_and_its_map_made(
+    tiny_suite: suite.Suite, tmp_path: Path,
+) -> None:
+    spec = next(one for one in tiny_suite.runs if one.contestant.name == "noise")
+    place = run.Place(tmp_path / "out", Cache(tmp_path / "cache"))
+    assert run.network(spec, place).trained
+    (path,) = (tmp_path / "cache").rglob("*.cost.json")
+    here = read_json(path)["device"]
+    assert here.startswith("cpu (")
+
+    def made_on(**devices: str) -> str:
+        write_json(path, {**read_json(path), "device": devices.pop("train", here)})
+        facts = Folder.of(spec, place.out).path / "run.json"
+        if devices:
+            old = read_json(facts)
+            for stage, device in devices.items():
+                old["measured"]["cost"][stage]["device"] = device
+            write_json(facts, old)
+        assert not run.run(spec, (), place).failures
+        return str(read_json(facts)["device"])
+
+    assert made_on() == here
+    (Folder.of(spec, place.out).path / "samples.parquet").unlink()  # so that there is work to do
+    assert made_on(train="cuda (A)") == f"{here}; trained on cuda (A)"
+    (Folder.of(spec, place.out).path / "samples.parquet").unlink()
+    assert made_on(explain="cuda (A)", score="cuda (B)") == (
+        f"cuda (B), then {here}; trained on {here}; explained on cuda (A)")
