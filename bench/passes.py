@@ -25,7 +25,7 @@ def device_title(device: torch.device) -> str:
 
 
 def kind_of(title: str) -> str:
-    """The kind of the device of that title, or of several: "cpu, cuda"; what follows ";" is left."""
+    """The kind of a device by its title, or of several: "cpu, cuda"; without what follows a ";"."""
     titles = title.partition(";")[0].split(THEN)
     return ", ".join(dict.fromkeys(one.partition(" ")[0] for one in titles))
 

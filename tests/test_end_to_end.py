@@ -70,7 +70,7 @@ def test_a_run_writes_what_the_schema_says(finished: Path) -> None:
         assert set(info["measured"]["score"]) == set(info["metrics"])
         assert set(info["measured"]["cost"]) == {"train", "explain", "score"}
         for cost in info["measured"]["cost"].values():
-            assert set(cost) == {"forward", "backward", "seconds", "peak"}
+            assert set(cost) == {"forward", "backward", "seconds", "peak", "device"}
             assert cost["seconds"] > 0 and cost["peak"] > 2**20
     curves = found.scores[found.scores["metric"] == "quantus/PixelFlipping"]["curve"]
     assert all(len(curve) == 8 for curve in curves)
