@@ -328,13 +328,14 @@ function go(place) {
   showNumber();
 }
 
-// As many decimals as the page itself shows of a number.
+// As many decimals as the page itself shows of a number, at most; of 99.1 % they are three.
 function decimalsOf(place) {
-  const cell = all("td.number").find((each) => {
+  const found = all("td.number").filter((each) => {
     const [set, name, metric, kind] = address(each);
     return !kind && [set, name, metric].every((part, i) => part === place[i]);
-  });
-  return cell ? one(".mean", cell).textContent.replace(/ .*/, "").split(".")[1]?.length ?? 0 : 3;
+  }).map((cell) => one(".mean", cell).textContent);
+  return found.length ? Math.max(...found.map((text) => (
+    text.match(/\.(\d+)/)?.[1].length ?? 0) + (text.includes("%") ? 2 : 0))) : 3;
 }
 
 function address(cell) {
