@@ -368,11 +368,13 @@ def _remarks(
         remarks.append(
             f"{covered['n_seeds']} seeds and {units} are few: in simulation, what says 95 % covers "
             f"{100 * covered['coverage']:.0f} %.")
-    by_rank = coverage.expected_of_ranks(covered["n_seeds"], covered["n_units"])
-    if by_rank < coverage.ENOUGH:
-        remarks.append(
-            "in simulation, what says 95 % of a rank covers as little as "
-            f"{100 * by_rank:.0f} %.")
+    ranked = len({row["contestant"] for row in measured["families"]})
+    of_ranks = [(of, coverage.expected_of_ranks(
+                    covered["n_seeds"], covered["n_units"], ranked, metrics))
+                for of, metrics in (("rank", 1), ("family's rank", 3))]
+    if min(share for _, share in of_ranks) < coverage.ENOUGH:
+        remarks.append("in simulation, what says 95 % covers as little as " + " and ".join(
+            f"{100 * share:.0f} % of a {of}" for of, share in of_ranks) + ".")
     remarks += checks.mixed(measured["makings"])
     remarks += [f"{row['contestant']} is shown and not ranked: {row['detail']}."
                 for row in measured["gates"] if not row["passes"]]

@@ -7,10 +7,12 @@ rewrites coverage.json.
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -45,17 +47,21 @@ CHOSEN = "t"
 ENOUGH = 0.93
 """Below this coverage a board says that its intervals are too narrow."""
 
-RANKED, GAPS = 8, (0.02, 0.1, 0.3)
-"""Contestants whose ranks are simulated, and what lies between the means of two neighbours, in
-standard deviations of a score: all nearly tie, some are told apart, most are. (Of "0/1", 0.3 brings
-the best so near to 1 that few images cannot tell them apart.)"""
+RANKED, SPREADS = (8, 20), (0.14, 0.7, 2.1)
+"""How many contestants' ranks are simulated, and what lies between the means of the best and of the
+last, in standard deviations of a score: all nearly tie, some are told apart, most are. (Of "0/1",
+2.1 brings the best so near to 1 that few images cannot tell them apart.)"""
+METRICS, COMMON = (1, 3), 0.5
+"""In how many metrics they are ranked, of several by their mean rank, as in a family; and the share
+of each level's variance that several metrics have in common, for they measure similar things."""
 
 RANK_UNITS = (4, 10, 50, 200)
 RANK_CHOSEN = "widened"
 """What `stats.widened` gives with the fewest degrees of freedom, as Panel.ranking does."""
 
 _LOG_SD, _TRUE_SHARE = 0.5, 0.8
-_REPEATS, _RANK_REPEATS, _AT_ONCE = 4000, 200, 50
+_REPEATS, _AT_ONCE = 4000, 50
+_RANKS_SIMULATED, _RANKS_AT_ONCE = 1600, 400
 _RANK_DRAWS = 1000
 
 
@@ -112,36 +118,48 @@ def expected(seeds: int, units: int) -> float:
 
 
 def simulate_ranks(
-    seeds: int, units: int, images_per_unit: int = 5, *, shape: str = "normal",
-    gap: float = GAPS[0], repeats: int = _RANK_REPEATS, draws: int = _RANK_DRAWS, run: int = 0,
+    seeds: int, units: int, images_per_unit: int = 5, *, contestants: int = RANKED[0],
+    metrics: int = 1, shape: str = "normal", spread: float = SPREADS[0],
+    repeats: int = 0, draws: int = _RANK_DRAWS, run: int = 0,
 ) -> dict[str, Covered]:
-    """The same of the ranks of RANKED contestants: of RANK_METHODS, share and mean width in ranks.
+    """The same of ranks: of RANK_METHODS, the share and the mean width in ranks.
 
-    Contestants have scores as in `simulate`, each its own, and means `gap` apart (of "0/1", before
-    they are cut). What they share moves no rank, so there is none of it. The truth is the rank by
-    the means that are true there; for one seed, by those of this training. share: over all
-    contestants of `repeats` data sets.
+    Contestants have scores as in `simulate`, each its own, and means in equal steps from 0 to
+    `spread` (of "0/1", before they are cut), the same in each metric. What contestants share moves
+    no rank, so there is none of it. The truth is the rank by the means that are true there; for one
+    seed, by those of this training. share: over all contestants of `repeats` data sets, by default
+    as many as give 1,600 ranks.
     """
-    generator = np.random.default_rng(
-        number_from("coverage of ranks", seeds, units, images_per_unit, shape, gap, run))
+    generator = np.random.default_rng(number_from(
+        "coverage of ranks", seeds, units, images_per_unit, contestants, metrics, shape, spread,
+        run))
     held: dict[str, list[np.ndarray[Any, Any]]] = {method: [] for method in RANK_METHODS}
     width: dict[str, list[Array]] = {method: [] for method in RANK_METHODS}
-    steps = gap * np.arange(RANKED)
-    for start in range(0, repeats, _AT_ONCE):
-        size = min(_AT_ONCE, repeats - start)
-        scores, means = _world(generator, size * RANKED, seeds, units, images_per_unit, shape,
-                               np.tile(steps, size))
-        values = scores.reshape(size, RANKED, seeds, units)
-        truth = _ranks(means.reshape(size, RANKED))
+    steps = np.linspace(0, spread, contestants)
+    repeats = repeats or _RANKS_SIMULATED // contestants
+    most = max(1, _RANKS_AT_ONCE // (contestants * metrics))
+    for start in range(0, repeats, most):
+        shape_of = metrics, min(most, repeats - start), contestants
+        scores, means = _world(
+            generator, math.prod(shape_of), seeds, units, images_per_unit, shape,
+            np.broadcast_to(steps, shape_of).ravel(), metrics)
+        values = scores.reshape(*shape_of, seeds, units)
+        truth = _placed(means.reshape(shape_of))
         resampled = stats.draws(seeds, range(units), "coverage", run, start, n=draws)
-        drawn = stats.means(values, resampled)
+        drawn = np.moveaxis(stats.means(values, resampled), 1, 0)
         for method, draw in RANK_METHODS.items():
-            low, high = stats.interval(_ranks(draw(values, drawn)), attained=True)
+            wide = np.stack([draw(*one) for one in zip(values, drawn, strict=True)])
+            low, high = stats.interval(_placed(wide), attained=True)
             held[method].append((low <= truth) & (truth <= high))
             width[method].append(high - low)
     return {method: Covered(float(np.concatenate(held[method]).mean()),
                             float(np.concatenate(width[method]).mean()))
             for method in RANK_METHODS}
+
+
+def _placed(values: Array) -> Array:
+    """Ranks (..., C) by the mean over metrics of the ranks in each, of values (metrics, ..., C)."""
+    return _ranks(-_ranks(values).mean(axis=0))
 
 
 def _ranks(values: Array) -> Array:
@@ -166,13 +184,20 @@ RANK_METHODS: dict[str, Callable[[Array, Array], Array]] = {
 """What was compared: the draws whose ranks' percentiles are the interval."""
 
 
-def expected_of_ranks(seeds: int, units: int) -> float:
-    """As `expected`, of ranks, for the one of GAPS that is covered least; 2 or 3 units are as 4.
+def expected_of_ranks(
+    seeds: int, units: int, contestants: int = RANKED[0], metrics: int = 1,
+) -> float:
+    """As `expected`, of ranks, for the one of SPREADS that is covered least; 2 or 3 units are as 4.
 
     That is mostly the smallest: who nearly tie are ordered by chance. With few units of one or two
     seeds it is the largest, because of "0/1": there several are right in all images, and tie.
+    Between the simulated numbers of contestants it is interpolated too; several metrics are as the
+    simulated several.
     """
-    return _between(seeds, units, RANK_UNITS, _mean_of_ranks)
+    several = METRICS[metrics > 1]
+    found = [_between(seeds, units, RANK_UNITS, partial(_mean_of_ranks, many, several))
+             for many in RANKED]
+    return float(np.interp(np.log(max(contestants, 1)), np.log(RANKED), found))
 
 
 def _between(
@@ -186,17 +211,19 @@ def _between(
 
 
 @cache
-def _mean_of_ranks(seeds: int, units: int) -> float:
-    found = {gap: [cell["coverage"][RANK_CHOSEN] for cell in stored()["ranks"]["cells"]
-                   if (cell["seeds"], cell["units"], cell["gap"]) == (seeds, units, gap)]
-             for gap in GAPS}
+def _mean_of_ranks(contestants: int, metrics: int, seeds: int, units: int) -> float:
+    here = {"contestants": contestants, "metrics": metrics, "seeds": seeds, "units": units}.items()
+    found: dict[float, list[float]] = {}
+    for cell in stored()["ranks"]["cells"]:
+        if here <= cell.items():
+            found.setdefault(cell["spread"], []).append(cell["coverage"][RANK_CHOSEN])
     return float(min(map(np.mean, found.values())))
 
 
 def stored() -> dict[str, Any]:
     """coverage.json; its `cells` have seeds, units, shape, and coverage and width by method.
 
-    So have the `cells` of its `ranks`, with a gap each.
+    So have the `cells` of its `ranks`, with contestants, metrics and a spread each.
     """
     found: dict[str, Any] = json.loads(TABLE.read_text(encoding="utf-8"))
     return found
@@ -211,16 +238,21 @@ def _mean(seeds: int, units: int) -> float:
 
 def _world(
     generator: np.random.Generator, n: int, seeds: int, units: int, images: int, shape: str,
-    shift: Array | float = 0.0,
+    shift: Array | float = 0.0, metrics: int = 1,
 ) -> tuple[Array, Array]:
     """Means of the units' images (n, seeds, units), and the truth (n,).
 
-    shift: (n,), added to every score, or to where a "0/1" is cut.
+    shift: (n,), added to every score, or to where a "0/1" is cut. metrics: that many follow one
+    another in n, each of n / metrics, and have COMMON in common.
     """
     sizes = {"seed": (seeds, 1, 1), "unit": (1, units, 1), "seed x unit": (seeds, units, 1),
              "image": (1, units, images), "rest": (seeds, units, images)}
     effect = {level: np.sqrt(SHARES[level]) * _standard(generator, (n, *size), shape)
               for level, size in sizes.items()}
+    if metrics > 1:
+        effect = {level: np.sqrt(1 - COMMON) * own + np.sqrt(COMMON * SHARES[level]) * np.tile(
+                      _standard(generator, (n // metrics, *sizes[level]), shape),
+                      (metrics, 1, 1, 1)) for level, own in effect.items()}
     scores = sum(effect.values(), np.zeros(1))
     by_seed = effect["seed"].mean(axis=(1, 2, 3)) if seeds == 1 else np.zeros(n)
     shift = np.broadcast_to(shift, (n,))
@@ -304,22 +336,28 @@ def main() -> None:
     cells = [cell({"shape": shape, "seeds": seeds, "units": units}, simulate(
                  seeds, units, shape=shape, methods=tuple(METHODS)))
              for shape in SHAPES for seeds in SEEDS for units in UNITS]
-    heading("shape", "seeds", "units", "gap", *RANK_METHODS)
-    ranks = [cell({"shape": shape, "seeds": seeds, "units": units, "gap": gap}, simulate_ranks(
-                 seeds, units, shape=shape, gap=gap))
-             for shape in SHAPES for seeds in SEEDS for units in RANK_UNITS for gap in GAPS]
-    write(cells, ranks)
+    write(cells, ranks())
+
+
+def ranks() -> list[dict[str, Any]]:
+    """Simulates every cell of the table of ranks, and prints it."""
+    axes: dict[str, Sequence[Any]] = {
+        "contestants": RANKED, "metrics": METRICS, "shape": SHAPES, "seeds": SEEDS,
+        "units": RANK_UNITS, "spread": SPREADS}
+    heading(*axes, *RANK_METHODS)
+    every = [dict(zip(axes, one, strict=True)) for one in product(*axes.values())]
+    return [cell(where, simulate_ranks(**where)) for where in every]
 
 
 def heading(*names: str) -> None:
     """Prints the head of a table."""
-    sys.stdout.write("".join(f"{name:>18}" if name in {**METHODS, **RANK_METHODS} else f"{name:>8}"
+    sys.stdout.write("".join(f"{name:>18}" if name in {**METHODS, **RANK_METHODS} else f"{name:>12}"
                              for name in names) + "\n")
 
 
 def cell(where: dict[str, Any], found: dict[str, Covered]) -> dict[str, Any]:
     """One cell of a table, printed too."""
-    sys.stdout.write("".join(f"{value:>8}" for value in where.values()) + "".join(
+    sys.stdout.write("".join(f"{value:>12}" for value in where.values()) + "".join(
         f"{one.share:10.3f} ({one.width:5.2f})" for one in found.values()) + "\n")
     sys.stdout.flush()
     return {**where, "coverage": {m: round(one.share, 4) for m, one in found.items()},
@@ -330,7 +368,7 @@ def write(cells: Sequence[dict[str, Any]], ranks: Sequence[dict[str, Any]]) -> N
     """Writes coverage.json: a line a cell."""
     head = {"level": stats.LEVEL, "chosen": CHOSEN, "images_per_unit": 5, "repeats": _REPEATS,
             "draws": stats.DRAWS, "shares": SHARES}
-    of_ranks = {"chosen": RANK_CHOSEN, "contestants": RANKED, "repeats": _RANK_REPEATS,
+    of_ranks = {"chosen": RANK_CHOSEN, "common": COMMON, "ranks": _RANKS_SIMULATED,
                 "draws": _RANK_DRAWS}
     rows, more = (",\n".join("  " + json.dumps(one) for one in table) for table in (cells, ranks))
     TABLE.write_text(

@@ -334,7 +334,7 @@ def test_where_ranks_are_covered_too_little_the_board_says_so(small, monkeypatch
     for share, said in ((0.91, True), (0.93, False)):
         monkeypatch.setattr(board.coverage, "expected_of_ranks", lambda *_, share=share: share)
         notes = " ".join(board.rank(found).notes)
-        assert ("of a rank covers as little as 91 %" in notes) is said
+        assert ("covers as little as 91 % of a rank and 91 % of a family's rank" in notes) is said
 
 
 def test_rank_intervals_and_first_places_are_of_the_same_widened_draws(ranked):

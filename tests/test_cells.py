@@ -204,6 +204,7 @@ def test_a_schedule_gives_each_cell_once_and_fails_only_what_needs_the_failed() 
     assert not schedule.left
 
 
+@pytest.mark.slow
 def test_a_pool_goes_on_when_a_worker_is_killed_and_drops_what_kills_it(
     tmp_path: Path, tiny_text: str,
 ) -> None:

@@ -90,26 +90,31 @@ def test_the_components_interval_is_the_textbooks_for_one_seed():
                                rtol=1e-6)
 
 
-def of_ranks(shape, seeds, units, gap):
+def of_ranks(shape, seeds, units, spread, contestants=8, metrics=1):
     (found,) = (one for one in coverage.stored()["ranks"]["cells"]
-                if (one["shape"], one["seeds"], one["units"], one["gap"])
-                == (shape, seeds, units, gap))
+                if (one["shape"], one["seeds"], one["units"], one["spread"]) == (
+                    shape, seeds, units, spread)
+                and (one["contestants"], one["metrics"]) == (contestants, metrics))
     return found
 
 
-def test_a_cell_of_ranks_simulated_again_agrees():
-    again = coverage.simulate_ranks(3, 4, gap=0.1, repeats=60, draws=400, run=1)
+@pytest.mark.parametrize(("contestants", "metrics"), [(8, 1), (8, 3), (20, 1)])
+def test_a_cell_of_ranks_simulated_again_agrees(contestants, metrics):
+    again = coverage.simulate_ranks(3, 4, spread=0.7, contestants=contestants, metrics=metrics,
+                                    repeats=480 // contestants, draws=400, run=1)
     for method in coverage.RANK_METHODS:
-        found = of_ranks("normal", 3, 4, 0.1)
+        found = of_ranks("normal", 3, 4, 0.7, contestants, metrics)
         assert again[method].share == pytest.approx(found["coverage"][method], abs=0.06)
         assert again[method].width == pytest.approx(found["width"][method], rel=0.15)
 
 
 def test_the_table_of_ranks_has_every_cell_once():
     table = coverage.stored()["ranks"]
-    assert (table["contestants"], table["chosen"]) == (coverage.RANKED, coverage.RANK_CHOSEN)
-    assert [(one["shape"], one["seeds"], one["units"], one["gap"]) for one in table["cells"]] == (
-        list(product(coverage.SHAPES, coverage.SEEDS, coverage.RANK_UNITS, coverage.GAPS)))
+    assert (table["common"], table["chosen"]) == (coverage.COMMON, coverage.RANK_CHOSEN)
+    axes = ("contestants", "metrics", "shape", "seeds", "units", "spread")
+    assert [tuple(one[axis] for axis in axes) for one in table["cells"]] == list(product(
+        coverage.RANKED, coverage.METRICS, coverage.SHAPES, coverage.SEEDS, coverage.RANK_UNITS,
+        coverage.SPREADS))
     assert all(set(one["coverage"]) == set(coverage.RANK_METHODS) for one in table["cells"])
 
 
@@ -118,22 +123,44 @@ def test_ranks_of_widened_draws_fall_short_far_less_than_those_of_plain_ones():
     short = {method: np.mean([max(0, 0.95 - one["coverage"][method]) for one in cells])
              for method in coverage.RANK_METHODS}
     assert short[coverage.RANK_CHOSEN] < short["percentile"] / 4
-    assert all(one["coverage"][coverage.RANK_CHOSEN] >= one["coverage"]["percentile"]
+    error = np.sqrt(0.05 * 0.95 / coverage.stored()["ranks"]["ranks"])
+    assert all(one["coverage"][coverage.RANK_CHOSEN] >= one["coverage"]["percentile"] - 2 * error
                for one in cells)
 
 
-@pytest.mark.parametrize(("seeds", "units", "least"), [(3, 10, 0), (1, 4, -1)])
-def test_ranks_are_expected_to_be_covered_as_by_the_worst_gap(seeds, units, least):
-    mean = [np.mean([of_ranks(shape, seeds, units, gap)["coverage"][coverage.RANK_CHOSEN]
-                     for shape in coverage.SHAPES]) for gap in coverage.GAPS]
+@pytest.mark.parametrize(("seeds", "units", "least"), [(5, 200, 0), (1, 4, -1)])
+def test_ranks_are_expected_to_be_covered_as_by_the_worst_spread(seeds, units, least):
+    mean = [np.mean([of_ranks(shape, seeds, units, spread)["coverage"][coverage.RANK_CHOSEN]
+                     for shape in coverage.SHAPES]) for spread in coverage.SPREADS]
     assert coverage.expected_of_ranks(seeds, units) == pytest.approx(min(mean))
     assert min(mean) == mean[least]
 
 
 def test_between_and_beyond_the_table_ranks_are_covered_as_beside_it():
-    assert coverage.expected_of_ranks(99, 9999) == coverage.expected_of_ranks(10, 200)
-    assert coverage.expected_of_ranks(3, 2) == coverage.expected_of_ranks(3, 4)
-    assert np.isnan([coverage.expected_of_ranks(3, 1), coverage.expected_of_ranks(0, 5)]).all()
+    expected = coverage.expected_of_ranks
+    assert expected(99, 9999) == expected(10, 200)
+    assert expected(3, 2) == expected(3, 4)
+    assert np.isnan([expected(3, 1), expected(0, 5)]).all()
+    for metrics in (1, 3):
+        few, many = expected(5, 50, 8, metrics), expected(5, 50, 20, metrics)
+        assert few != many
+        assert min(few, many) < expected(5, 50, 12, metrics) < max(few, many)
+        assert (expected(5, 50, 0, metrics), expected(5, 50, 99, metrics)) == (few, many)
+    assert expected(5, 50, 8, 2) == expected(5, 50, 8, 3) != expected(5, 50, 8, 1)
+
+
+def test_metrics_of_a_family_have_half_of_what_varies_in_common():
+    values, truth = coverage._world(
+        np.random.default_rng(5), 4000, 2, 5, 3, "normal", metrics=2)
+    one, two = (values - truth[:, None, None]).reshape(2, -1)
+    assert np.corrcoef(one, two)[0, 1] == pytest.approx(coverage.COMMON, abs=0.03)
+    assert np.var(one) == pytest.approx(np.var(two), rel=0.05)
+
+
+def test_a_familys_rank_is_that_of_the_mean_of_its_ranks():
+    values = np.array([[[3.0, 2.0, 1.0]], [[3.0, 1.0, 2.0]]])
+    assert coverage._placed(values).tolist() == [[1, 2.5, 2.5]]
+    assert coverage._placed(values[:1]).tolist() == [[1, 2, 3]]
 
 
 def test_what_is_simulated_of_ranks_is_widened_as_a_panel_widens_it():

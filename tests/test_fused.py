@@ -53,7 +53,13 @@ def broken(net: nn.Module, x: Tensor, target: Tensor, batch: Batch) -> Tensor:
     return maps
 
 
-CONTESTANTS = {"gradient": known.gradient, "noise": known.noise, "broken": broken}
+def doubled(net: nn.Module, x: Tensor, target: Tensor, batch: Batch) -> Tensor:
+    """Another map that orders everything as the gradient's does."""
+    return 2 * known.gradient(net, x, target, batch)
+
+
+CONTESTANTS = {"gradient": known.gradient, "noise": known.noise, "broken": broken,
+               "doubled": doubled}
 
 
 def seen(name: str, shared: Shared | None = None, channels: int = 1) -> Explained:
@@ -119,13 +125,28 @@ def test_apart_asks_the_network_itself_and_makes_everything_anew() -> None:
 def test_the_second_contestant_of_a_network_spares_what_depends_on_no_map(
     name: str, first: int, second: int,
 ) -> None:
-    shared, found = Shared(), []
     # A map of noise costs no pass, so each that is counted is the metric's own.
-    for sample in (seen("noise", shared), seen("noise", shared)):
-        with counted(sample.network) as passes:
-            score(metric(name), sample)
-        found.append(passes.forward)
-    assert found == [first, second]
+    sample = seen("noise")
+    with counted(sample.network) as passes:
+        for maps in (sample.maps, sample.maps.flip(1)):
+            score(metric(name), replace(sample, maps=maps))
+    assert passes.forward == first + second
+
+
+@pytest.mark.parametrize("name", ["pixel-flipping", "pixel-flipping-lerf", "region-aopc", "road",
+                                  "fair/region-aopc", "paper/insertion", "paper/deletion"])
+def test_maps_of_one_order_share_their_runs_and_those_of_another_do_not(name: str) -> None:
+    sample = seen("noise")
+    wanted = score(metric(name), sample)
+    with counted(sample.network) as passes:
+        equal(score(metric(name), replace(sample, maps=2 * sample.maps)), wanted)
+    assert passes.forward == 0
+    swapped = sample.maps.clone()
+    swapped[0, :4, :4] = sample.maps[0, -4:, -4:]
+    with counted(sample.network) as passes:
+        found = score(metric(name), replace(sample, maps=swapped))
+    assert passes.forward > 0
+    equal(found, score(metric(name), replace(sample, maps=swapped, shared=Shared())))
 
 
 @pytest.mark.parametrize("name", ["faithfulness-correlation", "ood/blur", "max-sensitivity", "mprt",

@@ -48,8 +48,8 @@ def far(net: nn.Module, quick: nn.Module, x: Tensor) -> float:
 
 
 @pytest.mark.parametrize("name", [
-    "resnet18", "densenet121", "convnext_atto", "efficientnet_b0", "vgg11_bn",
-    "mobilenetv3_small_050"])
+    "resnet18", "densenet121", "convnext_atto", "efficientnet_b0", "mobilenetv3_small_050",
+    pytest.param("vgg11_bn", marks=pytest.mark.slow)])  # 130 million weights
 def test_timms_networks_answer_the_same(name: str) -> None:
     with seeded(0):
         net = settled(nets.build(Backbone(name), channels=3, classes=4), side=96)

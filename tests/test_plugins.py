@@ -64,6 +64,7 @@ def test_the_example_runs_as_a_file_from_another_folder(tmp_path: Path, tiny: Pa
         assert (run / "scores" / "quantus" / "PixelFlipping.parquet").is_file()
 
 
+@pytest.mark.slow
 def test_the_example_runs_as_an_installed_package_from_another_folder(
     tmp_path: Path, tiny: Path,
 ) -> None:

@@ -50,7 +50,7 @@ def test_what_is_frozen_comes_from_the_base_bit_for_bit(runs, tmp_path: Path) ->
     assert all(torch.equal(ours[key], theirs[key]) for key in shared)
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_base_that_fails_fails_what_starts_from_it_and_no_more(
     jobs: int, tiny: Path, tmp_path: Path,
 ) -> None:

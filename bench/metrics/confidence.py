@@ -75,7 +75,8 @@ def insertion(explained: Explained, *, steps: int, sigma: float) -> Scores:
                         device=canvas.device, chunk=rows(canvas))[:, 0]
 
     curve = along(
-        explained, pixel_ranks(maps.values, batch.seed), cuts, canvas=canvas, fill=batch.x, known={
+        explained, pixel_ranks(maps.values, batch.seed), cuts, what=("inserted", sigma),
+        canvas=canvas, fill=batch.x, known={
             0: lambda: for_all(explained, ("logits of the blurred", sigma), empty),
             cuts[-1]: lambda: explained.logits}).probability
     return scores(area(curve), maps.flaw, curve=curve)

@@ -31,11 +31,11 @@ from bench.metrics.removal import (
     whole,
 )
 from bench.metrics.replacement import OPERATORS, replacement_for
-from bench.metrics.sharing import answers, for_all
+from bench.metrics.sharing import answers, fingerprint, for_all
 from bench.plugins import metric
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Mapping, Sequence
 
     from torch import Tensor
 
@@ -208,26 +208,37 @@ def without(
     def emptied() -> Tensor:
         return ordered(answers(explained), x, torch.zeros_like(x[:, :1]), [1], fill)[:, 0]
 
-    return along(explained, rank, cuts, canvas=x, fill=fill, known={
+    return along(explained, rank, cuts, what=("removed", operator), canvas=x, fill=fill, known={
         0: lambda: explained.logits,
         units: lambda: for_all(explained, ("without everything", operator), emptied)})
 
 
 def along(
-    explained: Explained, rank: Tensor, cuts: Sequence[int], *, canvas: Tensor,
+    explained: Explained, rank: Tensor, cuts: Sequence[int], *, what: Hashable, canvas: Tensor,
     fill: Tensor | Fill, known: Mapping[int, Callable[[], Tensor]],
 ) -> Outputs:
     """The outputs (N, K) of a run like `ordered`, without the images whose logits are known.
 
-    known: cuts at which no order matters -> the logits (N, classes) there, made if need be. They
-    are in no run, asked for or not, so that what the others share a forward pass with is the same.
+    what: names canvas and fill, which depend on no map. known: cuts at which no order matters ->
+    the logits (N, classes) there, made if need be. They are in no run, asked for or not, so that
+    what the others share a forward pass with is the same. Maps that part the units alike at every
+    cut share one run: so do many of one network, say Grad-CAM and HiResCAM where nothing but a
+    linear layer follows the mean.
     """
     read = Outputs.read(explained.target)
+    left = sorted(set(cuts) - set(known))
+
+    def run() -> Tensor:
+        return ordered(answers(explained), canvas, rank, left, fill, read=read)
+
     every = torch.arange(len(canvas), device=canvas.device)
     found = {cut: read(known[cut](), every) for cut in set(cuts) & set(known)}
-    if left := sorted(set(cuts) - set(known)):
-        run = ordered(answers(explained), canvas, rank, left, fill, read=read)
-        found |= zip(left, run.unbind(1), strict=True)
+    if left:
+        steps = torch.as_tensor(left, dtype=rank.dtype).to(rank.device, non_blocking=True)
+        parted = torch.bucketize(rank, steps, out_int32=True, right=True)
+        shared = for_all(
+            explained, (what, tuple(left), fingerprint(parted, explained.target)), run)
+        found |= zip(left, shared.unbind(1), strict=True)
     return Outputs.of(torch.stack([found[cut] for cut in cuts], 1))
 
 

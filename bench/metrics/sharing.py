@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from typing import TYPE_CHECKING, TypeVar
 from zlib import crc32
 
@@ -27,8 +28,8 @@ def for_all(explained: Explained, key: Hashable, make: Callable[[], T], size: in
     nothing is kept.
 
     It may depend on the network, the images and their seeds, which are told apart by their content,
-    and on what the key names, and on nothing else: no map, target or logits. Nobody may change it
-    in place.
+    and on what the key names, and on nothing else: no map, target or logits but by `fingerprint`.
+    Nobody may change it in place.
     """
     if not explained.shared.fits(size):
         return make()
@@ -55,6 +56,15 @@ def content_of(*tensors: Tensor) -> str:
     return _digest((), tensors)
 
 
+def fingerprint(*tensors: Tensor) -> str:
+    """A checksum that tells apart whatever differs at all, by type, shape or value."""
+    found = blake2b(digest_size=16)
+    for tensor in tensors:
+        found.update(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
+        found.update(_bytes(tensor))
+    return found.hexdigest()
+
+
 def _content(explained: Explained) -> tuple[str, str, str]:
     x = explained.batch.x
     return content(explained.network), content_of(x, explained.batch.seed), str(x.device)
@@ -64,7 +74,10 @@ def _digest(words: Iterable[str], tensors: Iterable[Tensor]) -> str:
     """A CRC-32 of each: what differs by mistake is told apart, and quickly."""
     found = list(words)
     for tensor in tensors:
-        flat = tensor.detach().cpu().contiguous().view(-1)
-        held = flat.view(torch.uint8).numpy().data if flat.numel() else b""
-        found.append(f"{tensor.dtype} {tuple(tensor.shape)} {crc32(held):x}")
+        found.append(f"{tensor.dtype} {tuple(tensor.shape)} {crc32(_bytes(tensor)):x}")
     return digest(found)
+
+
+def _bytes(tensor: Tensor) -> bytes | memoryview:
+    flat = tensor.detach().cpu().contiguous().view(-1)
+    return flat.view(torch.uint8).numpy().data if flat.numel() else b""
