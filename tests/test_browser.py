@@ -233,10 +233,9 @@ def test_at_equal_weights_the_order_is_the_published_one_and_sliders_change_it(d
 
 
 @pytest.mark.parametrize("number", [
-    ("shapes", "softcam", "pixel-flipping", "estimates"), ("letters", "edges", "correlation",
-                                                           "estimates"),
-    ("shapes", "gradcam", "pointing", "estimates"), ("shapes", "softcam", "dice", "common"),
-    ("shapes", "softcam", "accuracy", "estimates")])
+    ("shapes", "softcam", "pixel-flipping", "estimates"),
+    ("letters", "edges", "correlation", "estimates"), ("shapes", "softcam", "dice", "common"),
+    ("shapes", "gradcam", "pointing", "estimates"), ("shapes", "softcam", "accuracy", "estimates")])
 def test_a_number_aggregated_again_is_the_published_one_to_six_digits(
     desk: Page, ranked_and_index: tuple[board.Board, Path], number: tuple[str, str, str, str],
 ) -> None:
@@ -248,6 +247,7 @@ def test_a_number_aggregated_again_is_the_published_one_to_six_digits(
     again = float(desk.wait("#again").get_attribute("data-mean"))
     assert again == pytest.approx(mean, rel=1e-6)
     assert float(desk.one("dialog strong").text) == pytest.approx(mean, abs=.0006)
+    assert (" networks" in desk.one("dialog dl").text) == (metric == "accuracy")
 
 
 def test_a_number_opens_by_keyboard_and_escape_gives_the_focus_back(desk: Page) -> None:

@@ -31,6 +31,11 @@ def test_a_network_in_training_mode_is_refused() -> None:
         scored("quantus/PixelFlipping", explained)
 
 
+def test_every_metric_says_what_range_its_values_have() -> None:
+    """Else an interval may reach further than any value can."""
+    assert [name for name, one in plugins.metrics.things.items() if not one.range] == []
+
+
 def test_the_classifier_metrics_say_what_they_are() -> None:
     explained = sample(3)
     logits = torch.tensor([[3.0, 0, 0, 0], [0, 0, 0, 2.0], [0, np.nan, 0, 0]])

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
     from bench.measure import Explained
 
+_SHARE = "[0, 1], one or the other"
 
-@metric("accuracy", title="Accuracy", family="classifier", better="higher",
+
+@metric("accuracy", title="Accuracy", family="classifier", better="higher", range=_SHARE,
         about="1 where the class with the largest logit is the label, else 0.")
 def accuracy(explained: Explained) -> Scores:
     """1.0 where the prediction is the label, else 0.0; needs finite logits."""
@@ -26,7 +28,7 @@ def accuracy(explained: Explained) -> Scores:
     return _scores(hit.double(), explained)
 
 
-@metric("confidence", title="Confidence", family="classifier", better="higher",
+@metric("confidence", title="Confidence", family="classifier", better="higher", range="(0, 1]",
         about="Softmax probability of the predicted class.")
 def confidence(explained: Explained) -> Scores:
     """The softmax probability of the predicted class, in (0, 1]; needs finite logits."""
@@ -34,7 +36,7 @@ def confidence(explained: Explained) -> Scores:
 
 
 @metric("accuracy-on-objects", title="Accuracy on objects", family="classifier",
-        better="higher", needs=("mask",),
+        better="higher", needs=("mask",), range=_SHARE,
         paper="Chatterjee et al. 2026, Neurocomputing 682:133460, arXiv:2206.05148",
         about="Accuracy on the images whose mask has an object (tumour-only accuracy).")
 def accuracy_on_objects(explained: Explained) -> Scores:
@@ -49,6 +51,7 @@ def accuracy_on_objects(explained: Explained) -> Scores:
 
 
 @metric("f1", title="Macro F1", family="classifier", better="higher",
+        range="[0, 1] of all samples together",
         about="Macro F1 over the classes that are labels or predictions. A single value is the "
               "sample's share: their mean is the macro F1, and their spread is F1's to first "
               "order; alone it may lie outside 0 and 1.")

@@ -97,7 +97,7 @@ def average_drop(explained: Explained) -> Scores:
 
 @metric("paper/increase-in-confidence", title="Increase in confidence", family="faithfulness",
         better="higher", track="paper", version=_VERSION, holds=_HOLDS,
-        order=("oracle", "noise"), range="0 or 1", units="images",
+        order=("oracle", "noise"), range="[0, 1], one or the other", units="images",
         passes="2 forwards, shared with average drop", formula="[Y < O]", paper=_GRADCAM,
         about="1 where the network is surer of the image masked by its map than of the image, else "
               f"0; the literature gives its mean in per cent. {_MASKED}")

@@ -154,7 +154,7 @@ def best_offset(
 
 @metric("segmentation/dice", title="Dice", family="segmentation", better="higher",
         needs=("mask",), params={"offset": VALIDATION, **_PARAMS}, version=f"1, {INTERPOLATION}",
-        paper=_PAPER, about="Smoothed Dice of " + _ABOUT)
+        range="(0, 1]", paper=_PAPER, about="Smoothed Dice of " + _ABOUT)
 def dice(explained: Explained, **params: Any) -> Scores:
     """Dice in (0, 1] of each image that has an object; curve: (N, 2), offset and threshold."""
     return _by_validation("dice", explained, **params)
@@ -162,7 +162,7 @@ def dice(explained: Explained, **params: Any) -> Scores:
 
 @metric("segmentation/iou", title="IoU", family="segmentation", better="higher",
         needs=("mask",), params={"offset": VALIDATION, **_PARAMS}, version=f"1, {INTERPOLATION}",
-        paper=_PAPER, about="Smoothed intersection over union of " + _ABOUT)
+        range="(0, 1]", paper=_PAPER, about="Smoothed intersection over union of " + _ABOUT)
 def iou(explained: Explained, **params: Any) -> Scores:
     """IoU in (0, 1] of the masks that Dice is taken of; curve: (N, 2), offset and threshold."""
     return _by_validation("iou", explained, **params)
@@ -170,7 +170,7 @@ def iou(explained: Explained, **params: Any) -> Scores:
 
 @metric("segmentation/dice-tuned-on-truth", title="Dice, tuned on the truth",
         family="segmentation", better="higher", needs=("mask",), params=_PARAMS,
-        version=f"1, {INTERPOLATION}", paper=_PAPER, track="tuned-on-truth",
+        version=f"1, {INTERPOLATION}", range="(0, 1]", paper=_PAPER, track="tuned-on-truth",
         about=_LEAKS + "Smoothed Dice of " + _CUT + _CHOICE)
 def dice_tuned_on_truth(explained: Explained, **params: Any) -> Scores:
     """Dice with the offset that is best on these very images; curve: offset and threshold."""
@@ -179,7 +179,7 @@ def dice_tuned_on_truth(explained: Explained, **params: Any) -> Scores:
 
 @metric("segmentation/iou-tuned-on-truth", title="IoU, tuned on the truth",
         family="segmentation", better="higher", needs=("mask",), params=_PARAMS,
-        version=f"1, {INTERPOLATION}", paper=_PAPER, track="tuned-on-truth",
+        version=f"1, {INTERPOLATION}", range="(0, 1]", paper=_PAPER, track="tuned-on-truth",
         about=_LEAKS + "Smoothed intersection over union of " + _CUT + _CHOICE)
 def iou_tuned_on_truth(explained: Explained, **params: Any) -> Scores:
     """IoU with the offset of the best Dice on these very images; curve: offset and threshold."""

@@ -22,6 +22,7 @@ import numpy as np
 from bench.board import Board, Frame
 from bench.checks import axis, right_by_all
 from bench.page.gallery import Gallery
+from bench.page.gauges import network_labels
 from bench.page.tables import grid, label, records, slug, track_title
 from bench.panel import Panel
 from bench.results import Results
@@ -32,7 +33,8 @@ BOARD = {
     "seeds": "the S seeds",
     "n": "how many images, in all parts",
     "size": "images in a part",
-    "contestants": "list of {name, label, kind, file}; their place here is their number elsewhere",
+    "contestants": "list of {name, label, kind, file, network}; their place here is their number "
+                   "elsewhere",
     "metrics": "list of {name, title, about, better, family, track, range, units, formula, defect, "
                "file, axis: [title, points] or null}; their place is their number",
     "estimates": "metric x contestant: [mean, low, high, rank, rank_low, rank_high, n_images, "
@@ -143,12 +145,15 @@ def _board(
     kinds = {name: kind for kind, names in grid(board, panel.dataset).rows.items()
              for name in names}
     names = [name for name in kinds if name in panel.names]
+    owners = {panel.network[name]: name for name in reversed(names)}
+    networks = network_labels(board, list(owners.values()))
     told = ("name", "title", "about", "better", "family", "range", "units", "formula", "defect")
     return {
         "title": card.get("title", panel.dataset), "classes": list(card.get("classes") or ()),
         "seeds": panel.seeds, "n": len(panel.keys),
         "contestants": [
-            {"name": name, "label": label(board, name), "kind": kinds[name], "file": file}
+            {"name": name, "label": label(board, name), "kind": kinds[name], "file": file,
+             "network": networks[owners[panel.network[name]]]}
             for name, file in zip(names, files(names), strict=True)],
         "metrics": [
             {**{key: metric[key] for key in told}, "track": track_title(metric["track"]),

@@ -2,6 +2,7 @@
 "use strict";
 
 const GAUGE = "gauge"; // the family that ranks nothing
+const CLASSIFIER = "classifier"; // the family that ranks networks, which several may explain
 const dialog = one("#number");
 // The samples of one number, a row an image; their mean as the board has it; what is beside them.
 async function samples(set, about, c, m, common) {
@@ -48,10 +49,21 @@ const again = (number, from) => el("p", { class: "small", id: "again", "data-mea
 const further = (place, text) => el("button", {
   type: "button", class: "see", onclick: () => go(place) }, text);
 
-function standing([, , , rank, best, worst], among) {
+// Who is ranked in a metric, the best first: contestants or networks, as [label, estimate].
+function ranked(about, m, estimates) {
+  const networks = about.metrics[m].family === CLASSIFIER, found = new Map();
+  about.contestants.forEach(({ name, label, network }, i) => {
+    const row = estimates[m][i], [key, text] = networks ? [network, network] : [name, label];
+    if (row?.[3] != null && !found.has(key)) found.set(key, [text, row]);
+  });
+  return [...found.values()].sort(([, a], [, b]) => a[3] - b[3]);
+}
+
+function standing([, , , rank, best, worst], about, m) {
   if (rank === null) return "not ranked";
-  const ranked = among.filter((row) => row?.[3] != null).length;
-  return `#${rank}${best < worst ? ` (${best}–${worst})` : ""} of ${ranked}`;
+  const of = `${ranked(about, m, about.estimates).length}${
+    about.metrics[m].family === CLASSIFIER ? " networks" : ""}`;
+  return `#${rank}${best < worst ? ` (${best}–${worst})` : ""} of ${of}`;
 }
 
 function facts(set, about, c, m, estimate, places) {
@@ -61,7 +73,7 @@ function facts(set, about, c, m, estimate, places) {
   return terms([
     ["Mean", el("strong", {}, shown(value, places))],
     ["95 % interval", `${shown(low, places)} to ${shown(high, places)}`],
-    what.family === GAUGE ? null : ["Rank", standing(estimate, about.estimates[m])],
+    what.family === GAUGE ? null : ["Rank", standing(estimate, about, m)],
     ["Images × seeds", `${images} × ${seeds}`],
     limit ? ["At most, on its grid", further(
       [set, about.contestants[c].name, about.metrics[most].name], shown(limit[0], places))] : null,
@@ -71,12 +83,10 @@ function facts(set, about, c, m, estimate, places) {
 
 function rivals(about, c, m, estimates, places) {
   const rank = estimates[m][c][3];
-  const above = rank === null ? [] : estimates[m].map((row, i) => [row, about.contestants[i]])
-    .filter(([row]) => row && row[3] !== null && row[3] < rank)
-    .sort(([a], [b]) => a[3] - b[3]);
+  const above = ranked(about, m, estimates).filter(([, row]) => row[3] < rank);
   return el("p", {}, el("strong", {}, "Ranked above it: "), rank === null
-    ? "it has no rank here." : above.length ? above.flatMap(([row, who], i) => [
-      i ? ", " : "", `${who.label} (${shown(row[0], places)})`]) : "nothing.");
+    ? "it has no rank here." : above.length ? above.flatMap(([label, row], i) => [
+      i ? ", " : "", `${label} (${shown(row[0], places)})`]) : "nothing.");
 }
 
 const KINDS = { better: "beats", worse: "worse" };
@@ -283,7 +293,7 @@ async function family(set, name, key) {
               `${what.better === "higher" ? "↑" : "↓"} ${what.better} is better`)),
           el("td", {}, shown(row[0], decimals)),
           el("td", {}, `${shown(row[1], decimals)} to ${shown(row[2], decimals)}`),
-          el("td", {}, standing(row, about.estimates[m])));
+          el("td", {}, standing(row, about, m)));
         })))),
     told.ranks ? again(mean(counted.map(([, row]) => row[3])), "the mean of these ranks") : null,
   ];
